@@ -1,0 +1,84 @@
+"""Checks the operands of the operators: what is wrong is named before anything is computed or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RULES = ("gradcam",)
+ELEMENT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LONGEST_SIDE = 2**30
+LARGEST_BYTE_COUNT = 2**63 - 1
+
+
+def accumulation_type(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums and results have: float64 for float64, float32 for all else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_cam(
+    activations: Tensor,
+    gradients: Tensor | None,
+    weights: Tensor | None,
+    rule: str,
+    size: Sequence[int] | None,
+) -> tuple[int, int]:
+    """The (height, width) of the heatmaps, after every check of :func:`camfast.ops.cam`'s operands."""
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is unknown; expected one of {', '.join(map(repr, RULES))}")
+    _check_tensor("activations", activations)
+    if activations.dim() != 4:
+        raise ValueError(f"activations has shape {list(activations.shape)}; expected [N, C, h, w]")
+    samples, channels, layer_height, layer_width = activations.shape
+    if channels == 0 or layer_height == 0 or layer_width == 0:
+        raise ValueError(f"activations has shape {list(activations.shape)}; expected C, h and w of at least 1")
+
+    if (gradients is None) == (weights is None):
+        given = "neither" if gradients is None else "both"
+        raise ValueError(f"expected either gradients or weights, {given} given")
+    if gradients is not None:
+        _check_tensor("gradients", gradients)
+        if gradients.shape != activations.shape:
+            raise ValueError(
+                f"gradients has shape {list(gradients.shape)}; expected that of activations, {list(activations.shape)}"
+            )
+        if gradients.dtype != activations.dtype:
+            raise TypeError(f"gradients has dtype {gradients.dtype}; expected that of activations, {activations.dtype}")
+        _check_device("gradients", gradients, activations)
+    if weights is not None:
+        _check_tensor("weights", weights)
+        if weights.dim() != 2 or weights.shape[0] != samples or weights.shape[1] != channels:
+            raise ValueError(f"weights has shape {list(weights.shape)}; expected [N, C] = {[samples, channels]}")
+        _check_device("weights", weights, activations)
+    return _check_size(size, activations)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+    if value.dtype not in ELEMENT_TYPES:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected float32, float16, bfloat16 or float64")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor: call .to_dense() first")
+
+
+def _check_device(name: str, value: Tensor, activations: Tensor) -> None:
+    if value.device != activations.device:
+        raise ValueError(f"{name} is on {value.device}; expected the device of activations, {activations.device}")
+
+
+def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, int]:
+    samples, _, layer_height, layer_width = activations.shape
+    if size is None:
+        return layer_height, layer_width
+    if len(size) != 2 or not all(isinstance(side, (int, torch.SymInt)) for side in size):
+        raise ValueError(f"size={size!r}; expected (height, width), two whole numbers")
+    height, width = size
+    if height < 1 or width < 1 or height >= LONGEST_SIDE or width >= LONGEST_SIDE:
+        raise ValueError(f"size={tuple(size)}; expected sides from 1 to 2**30 - 1")
+    itemsize = accumulation_type(activations.dtype).itemsize
+    if samples * height * width * itemsize > LARGEST_BYTE_COUNT:
+        raise ValueError(f"size={tuple(size)} for {samples} samples takes more bytes than can be addressed")
+    return height, width

@@ -1,0 +1,190 @@
+"""Composes layer, passes, rule and operator: what every method of the family has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from camfast import ops
+from camfast.explanation import Explanation
+from camfast.layers import find_target_layer, resolve_layers, trace_layers
+from camfast.passes import prepared
+from camfast.targets import Classes, Scores, Target, check_targets
+
+Self = TypeVar("Self", bound="Engine")
+Layers = nn.Module | str | Sequence[nn.Module | str]
+Selector = str | int | Callable[[Any], Tensor]
+
+
+class Engine(ABC):
+    """A method that explains the batches of one model. See :class:`camfast.GradCAM` for arguments and results."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        output: Selector | None = None,
+    ) -> None:
+        self.model = _plain_module(model)
+        self.reshape_transform = reshape_transform
+        self.output = output
+        self._layers: Mapping[str, nn.Module] | None = None
+        if target_layers is not None:
+            self._layers = resolve_layers(self.model, target_layers)
+
+    @property
+    def target_layers(self) -> list[str] | None:
+        """Dotted names of the target layers; None until the first call where they are still to be found."""
+        return None if self._layers is None else list(self._layers)
+
+    def __call__(self, x: Tensor, targets: Target = None, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Heatmaps [N, H, W]; see :meth:`explain`."""
+        return self.explain(x, targets, size=size).heatmaps
+
+    def explain(self, x: Tensor, targets: Target = None, *, size: tuple[int, int] | None = None) -> Explanation:
+        """Explain a batch.
+
+        Args:
+            x: [N, C, H, W], what the model takes.
+            targets: None (the predicted class of every sample), a class for all, a sequence of N classes, a LongTensor
+                [N], or callables (one, or N) that map one sample's output to a scalar tensor. Classes given as a
+                tensor on a CUDA device are checked there, which waits for the device.
+            size: (height, width) of the heatmaps; None takes that of ``x``.
+
+        Returns:
+            Heatmaps, logits, targets and ranges, on the device of ``x``.
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor, or a layer or the model puts out no tensor.
+            ValueError: wrong targets, a layer that did not run, activations that are no feature maps. Whatever the
+                model itself raises comes through unchanged.
+        """
+        _check_input(x)
+        wanted = check_targets(targets, len(x))
+        size = (x.shape[-2], x.shape[-1]) if size is None else size
+        if len(x) == 0:
+            return self._explain_nothing(x, size)
+        if self._layers is None:
+            self._layers = self._find_layers(x)
+        return self._explain(self._layers, x, wanted, size)
+
+    @abstractmethod
+    def _explain(
+        self, layers: Mapping[str, nn.Module], x: Tensor, targets: Classes | Scores, size: tuple[int, int]
+    ) -> Explanation:
+        """Explain a batch that is not empty."""
+
+    def _find_layers(self, x: Tensor) -> dict[str, nn.Module]:
+        with prepared(self.model, x[:1]) as sample:
+            runs = trace_layers(self.model, sample)
+        return resolve_layers(self.model, find_target_layer(runs))
+
+    def _explain_nothing(self, x: Tensor, size: tuple[int, int]) -> Explanation:
+        # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.
+        blank = self.explain(x.new_zeros((1, *x.shape[1:])), size=size)
+        targets = None if blank.targets is None else blank.targets[:0]
+        return Explanation(blank.heatmaps[:0], blank.logits[:0], targets, blank.ranges[:0])
+
+    def _feature_maps(self, name: str, tensor: Tensor) -> Tensor:
+        """What a layer put out, or its gradient, as [N, C, h, w]."""
+        if self.reshape_transform is not None:
+            tensor = self.reshape_transform(tensor)
+            if not isinstance(tensor, Tensor) or tensor.dim() != 4:
+                found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise ValueError(f"reshape_transform made {found} of layer {name!r}; expected [N, C, h, w]")
+        if tensor.dim() != 4:
+            raise ValueError(
+                f"layer {name!r} puts out {list(tensor.shape)}; expected [N, C, h, w]. "
+                "Choose another layer, or give reshape_transform"
+            )
+        return tensor
+
+    def _select(self, output: Any) -> Tensor:
+        """The output tensor, taken from whatever the model returns."""
+        selected = output
+        if callable(self.output):
+            selected = self.output(output)
+        elif self.output is not None:
+            try:
+                selected = output[self.output]
+            except (KeyError, IndexError, TypeError):
+                raise ValueError(f"output={self.output!r} is not in the model's output, {_describe(output)}") from None
+        if not isinstance(selected, Tensor):
+            example = repr(next(iter(selected))) if isinstance(selected, Mapping) and selected else "0"
+            raise TypeError(
+                f"the model's output is {_describe(selected)}; expected a tensor. "
+                f"Select one: {type(self).__name__}(model, output={example}), or output=a callable"
+            )
+        return selected
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to take away: hooks exist only while a call runs."""
+
+    def __repr__(self) -> str:
+        layers = "to be found" if self._layers is None else ", ".join(self._layers)
+        return f"{type(self).__name__}({type(self.model).__name__}, target layers: {layers})"
+
+
+def combine(maps: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Heatmaps and ranges of several layers as one: every layer counts the same.
+
+    Args:
+        maps: normalized heatmaps [N, H, W] and ranges [N, 2] of each layer.
+
+    Returns:
+        The mean of the heatmaps, normalized again, and its range. Not finite in one layer is not finite.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    broken = torch.stack([ranges[:, 0] for _, ranges in maps]).isnan().any(dim=0)
+    mean = torch.stack([heatmaps for heatmaps, _ in maps]).mean(dim=0)
+    mean = mean.masked_fill(broken[:, None, None], torch.nan)
+    return ops.cam(mean[:, None], weights=mean.new_ones((len(mean), 1)))
+
+
+def _plain_module(model: nn.Module) -> nn.Module:
+    """The module that hooks can see into: without the wrappers of torch.compile and of data parallelism."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("model is a torch.jit.ScriptModule, which hooks cannot see into; give the module it was made from")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def _check_input(x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}; expected a tensor [N, C, H, W]")
+    if x.dim() != 4:
+        hint = ": add the batch dimension with x[None]" if x.dim() == 3 else ""
+        raise ValueError(f"x has shape {list(x.shape)}; expected [N, C, H, W]{hint}")
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; expected a floating tensor, preprocessed as the model wants it")
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with keys {', '.join(map(repr, output))}"
+    if isinstance(output, (tuple, list)):
+        return f"a {type(output).__name__} of {len(output)}"
+    if isinstance(output, Tensor):
+        return f"a tensor {list(output.shape)}"
+    return f"a {type(output).__name__}"

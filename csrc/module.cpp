@@ -1,0 +1,49 @@
+// The Python module `camfast._C`: what was built, and by importing it, the operators of library.cpp.
+// No torch header here, so that pybind11 is the only thing this file depends on.
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+#ifndef CAMFAST_CUDA_VERSION
+#define CAMFAST_CUDA_VERSION ""
+#endif
+#ifndef CAMFAST_CUDA_ARCHITECTURES
+#define CAMFAST_CUDA_ARCHITECTURES ""
+#endif
+
+namespace {
+
+const char* simd_level() {
+#if defined(__AVX512F__)
+  return "AVX-512";
+#elif defined(__AVX2__)
+  return "AVX2";
+#elif defined(__SSE2__)
+  return "SSE2";
+#elif defined(__ARM_NEON)
+  return "NEON";
+#else
+  return "none";
+#endif
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = CAMFAST_TORCH_VERSION;
+  info["compiler"] = __VERSION__;
+  info["simd"] = simd_level();
+  info["cuda"] = CAMFAST_CUDA_VERSION;
+  info["cuda_architectures"] = CAMFAST_CUDA_ARCHITECTURES;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled kernels of camfast.";
+  module.def(
+      "build_info",
+      &build_info,
+      "Facts about this build: torch and CUDA versions (empty without CUDA), architectures, compiler, SIMD level.");
+}
