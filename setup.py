@@ -82,7 +82,9 @@ def decide(build: str, torch_version: str | None, torch_cuda: str | None, toolki
     found = re.match(r"(\d+)\.(\d+)", torch_version)
     if found is None or (int(found[1]), int(found[2])) < TORCH_MINIMUM:
         wanted = ".".join(map(str, TORCH_MINIMUM))
-        raise BuildError(f"torch {torch_version} is too old for the compiled kernels. Run: pip install 'torch>={wanted}'")
+        raise BuildError(
+            f"torch {torch_version} is too old for the compiled kernels. Run: pip install 'torch>={wanted}'"
+        )
 
     if build == "cpu":
         return Decision(True, False, "CAMFAST_BUILD=cpu")

@@ -10,6 +10,10 @@ from camfast.backends import backends
 from camfast.explanation import Explanation
 from camfast.hooks import capture
 from camfast.methods import CAM, METHODS, GradCAM, explain
+from camfast.models import LoadedModel, load_model
+from camfast.plots import panels
+from camfast.render import overlay
+from camfast.video import annotate_video
 
 __version__ = "0.1.0"
 
@@ -18,9 +22,14 @@ __all__ = [
     "METHODS",
     "Explanation",
     "GradCAM",
+    "LoadedModel",
+    "annotate_video",
     "backends",
     "capture",
     "explain",
+    "load_model",
     "ops",
+    "overlay",
+    "panels",
     "reference",
 ]

@@ -20,14 +20,15 @@ class Backend:
     """What was built or which device it runs on; where it is not usable, why."""
 
     def __str__(self) -> str:
-        return f"{self.name:<10}{'usable' if self.usable else 'not usable':<12}{self.detail}"
+        return f"{self.name} ({self.detail})"
 
 
 class Backends(dict[str, Backend]):
     """Backends by name (``"cpu"``, ``"cuda"``, ``"reference"``); prints as a table."""
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.values()))
+        states = {True: "usable", False: "not usable"}
+        return "\n".join(f"{b.name:<10}{states[b.usable]:<12}{b.detail}" for b in self.values())
 
     __repr__ = __str__
 
@@ -59,3 +60,10 @@ def _cuda() -> Backend:
     if not torch.cuda.is_available():
         return Backend("cuda", True, False, f"{built}, but torch finds no CUDA device")
     return Backend("cuda", True, True, f"{built}, on {torch.cuda.get_device_name()}")
+
+
+def serving(device: torch.device | str) -> Backend:
+    """The backend that serves tensors on a device."""
+    found = backends()
+    own = found.get(torch.device(device).type)
+    return own if own is not None and own.usable else found["reference"]

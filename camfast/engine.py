@@ -164,7 +164,9 @@ def _plain_module(model: nn.Module) -> nn.Module:
         else:
             break
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model is a torch.jit.ScriptModule, which hooks cannot see into; give the module it was made from")
+        raise TypeError(
+            "model is a torch.jit.ScriptModule, which hooks cannot see into; give the module it was made from"
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     return model

@@ -32,7 +32,7 @@ def read_image(path: str | Path) -> RGB:
             with Image.open(path) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
-                return np.ascontiguousarray(_to_rgb(upright))
+                return _to_rgb(upright)
     except UnidentifiedImageError:
         raise InputError(f"{path} is not an image that Pillow knows") from None
     except Image.DecompressionBombError as error:
@@ -57,7 +57,7 @@ def _to_rgb(image: Image.Image) -> RGB:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: Pillow's own buffer is read-only
 
 
 def _gray_to_rgb(values: npt.NDArray[np.float64]) -> RGB:

@@ -128,5 +128,3 @@ def find_target_layer(runs: Sequence[LayerRun]) -> str:
             "give target_layers, and reshape_transform to make their output [N, C, h, w]"
         )
     return runs[chosen].name
-
-

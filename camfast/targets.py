@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-Target: TypeAlias = "None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]"
+Target: TypeAlias = (
+    "None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]"
+)
 
 _EXPECTED = "expected None, a class, a sequence of N classes, a LongTensor [N], or callables"
 
@@ -35,7 +37,9 @@ class Classes:
         # Looking at classes that live on a CUDA device waits for it; a list or an int does not.
         if len(self.indices) and not (0 <= int(self.indices.min()) and int(self.indices.max()) < classes):
             wrong = next(int(i) for i in self.indices if not 0 <= int(i) < classes)
-            raise ValueError(f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes")
+            raise ValueError(
+                f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes"
+            )
         return self.indices.to(output.device)
 
     def score(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +67,9 @@ class Scores:
         score = function(sample)
         if not isinstance(score, Tensor) or score.numel() != 1:
             found = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ValueError(f"targets[{index}] returned {found}; expected a scalar tensor made from the sample's output")
+            raise ValueError(
+                f"targets[{index}] returned {found}; expected a scalar tensor made from the sample's output"
+            )
         return score.reshape(())
 
 

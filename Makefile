@@ -1,0 +1,59 @@
+# make demo   environment, build, and an explained photo and video in out/demo
+# make test   environment, build, and every test
+# make lint   formatting, style, types
+# make clean  remove what the above made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint clean machine
+
+demo: $(VENV)/.built
+	$(BIN)/camfast demo -o out/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build out *.egg-info camfast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# What the machine lacks is said here, before anything is downloaded.
+machine:
+	@if ! command -v $(PYTHON) >/dev/null; then \
+	  echo "camfast: Python 3.10 or newer is missing. Run: apt install python3 python3-venv python3-dev g++" >&2; exit 1; fi; \
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then \
+	  echo "camfast: $$($(PYTHON) --version) is too old; 3.10 or newer is needed. Name it: make PYTHON=python3.12 ..." >&2; exit 1; fi; \
+	packages=""; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || packages="$$packages python3-venv"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
+	  || packages="$$packages python3-dev"; \
+	command -v $(CXX) >/dev/null || packages="$$packages g++"; \
+	if [ -n "$$packages" ]; then echo "camfast: this machine lacks some packages. Run: apt install$$packages" >&2; exit 1; fi
+
+# The environment, with what a build without isolation needs.
+$(VENV)/.torch: | machine
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet "torch>=2.11" torchvision "setuptools>=77" "pybind11>=2.13" ninja
+	@touch $@
+
+# Compiled again when a native source or the build itself changes.
+$(VENV)/.built: $(VENV)/.torch $(NATIVE)
+	$(PIP) install --quiet --no-build-isolation --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.built
+	$(PIP) install --quiet --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.built
+	$(PIP) install --quiet --group lint
+	@touch $@

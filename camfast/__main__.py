@@ -1,0 +1,7 @@
+"""``python -m camfast``."""
+
+import sys
+
+from camfast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,280 @@
+"""The command line: arguments only. What the commands do is in the files they call."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from camfast import demo
+from camfast.engine import Engine
+from camfast.environment import report
+from camfast.errors import CamfastError
+from camfast.files import check_input, check_output, make_folder
+from camfast.layer_table import layer_table
+from camfast.methods import METHODS, get_method
+from camfast.models import BUILT_IN, LoadedModel, load_model
+from camfast.photos import LAYOUTS, explain_photos, output_names
+from camfast.preprocess import FITS
+from camfast.progress import Progress
+from camfast.render import check_colormap
+from camfast.video import annotate_video
+from camfast.video.writer import check_suffix
+
+SUCCESS, FAILURE, DAMAGED, INTERRUPTED = 0, 1, 3, 130
+"""Exit codes; 2 is a usage error, given by argparse. DAMAGED: written, but the input was not whole."""
+
+_EXAMPLES = """\
+examples:
+  camfast demo                                             a photo and a video, explained, into out/demo
+  camfast image cat.jpg dog.jpg -o explained               what the default model looked at
+  camfast image cat.jpg -o explained --target "tabby"      what speaks for one class
+  camfast video in.mp4 -o out.mp4 --model resnet50         the overlay of every frame
+  camfast layers resnet50                                  layers that can be explained
+  camfast env                                              versions, what was built, what is usable
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (CamfastError, ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        return _fail(_one_line(error))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="camfast",
+        description="Class activation maps: see what an image model looked at, in photos and in every frame of a video.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    image = _command(
+        commands,
+        "image",
+        "explain photos",
+        "camfast image cat.jpg -o explained\n"
+        '  camfast image *.jpg -o explained --model resnet50 --target "golden retriever"\n'
+        "  camfast image scan.png -o explained --model resnet18 --weights mine.pth --layer layer3",
+    )
+    image.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="photos of any kind that Pillow reads")
+    image.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png of each photo"
+    )
+    image.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="panels: image, heatmap and overlay side by side; the others at the photo's size (default: panels)",
+    )
+    _add_model_options(image)
+    _add_explanation_options(image)
+    image.set_defaults(run=_image)
+
+    video = _command(
+        commands,
+        "video",
+        "explain every frame of a video",
+        "camfast video in.mp4 -o out.mp4\n"
+        "  camfast video in.mp4 -o out.mp4 --model resnet50 --batch-size 16 --device cuda\n"
+        '  camfast video in.mkv -o out.mkv --target "sports car" --colormap viridis --alpha 0.5',
+    )
+    video.add_argument("path", metavar="IN", type=Path, help="a video that FFmpeg reads")
+    video.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=".mp4, .mov or .mkv")
+    _add_model_options(video)
+    _add_explanation_options(video)
+    video.set_defaults(run=_video)
+
+    layers = _command(
+        commands,
+        "layers",
+        "list the layers that can be explained",
+        "camfast layers resnet50\n  camfast layers timm:convnext_tiny --weights random",
+    )
+    layers.add_argument("model", metavar="MODEL", help="efficientnet_lite0, a torchvision model, or timm:NAME")
+    layers.add_argument("--all", action="store_true", help="also layers without a feature map")
+    layers.set_defaults(run=_layers)
+
+    demo = _command(commands, "demo", "explain a photo and a video that come with the demo packages", "camfast demo")
+    demo.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("out/demo"), help="default: out/demo")
+    demo.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    demo.add_argument("--quiet", action="store_true", help="no progress bar")
+    demo.set_defaults(run=_demo)
+
+    env = _command(commands, "env", "versions, what was built, what is usable and why not", "camfast env")
+    env.set_defaults(run=_env)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, summary: str, examples: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default=BUILT_IN,
+        help=f"{BUILT_IN}, any torchvision classification model, or timm:NAME (default: {BUILT_IN})",
+    )
+    group.add_argument(
+        "--weights",
+        default="DEFAULT",
+        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
+    )
+    group.add_argument(
+        "--layer", metavar="NAME", action="append", help="target layer; repeat for several (see camfast layers)"
+    )
+    group.add_argument("--method", default="gradcam", help=f"{' or '.join(METHODS)} (default: gradcam)")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    group.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="frames in one pass (default: 8)")
+
+
+def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("explanation")
+    group.add_argument("--target", metavar="CLASS", help="class index or name (default: the predicted class of each)")
+    group.add_argument(
+        "--fit",
+        choices=FITS,
+        default=FITS[0],
+        help="what the model sees: the centre crop of its own preprocessing, or the whole frame made square (default: crop)",
+    )
+    group.add_argument("--colormap", metavar="NAME", default="jet", help="any matplotlib colour map (default: jet)")
+    group.add_argument("--alpha", type=_fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")
+    group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    group.add_argument("--quiet", action="store_true", help="no progress and no summary, only errors")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def _image(options: argparse.Namespace) -> int:
+
+    outputs = output_names(options.paths, options.output)
+    make_folder(options.output)
+    model, cam, target = _load(options)
+    failures = 0
+    with Progress("image", len(outputs), "photos", quiet=options.quiet or len(outputs) < 2) as progress:
+        for result in explain_photos(
+            options.paths,
+            outputs,
+            model,
+            cam,
+            target=target,
+            batch_size=options.batch_size,
+            layout=options.layout,
+            alpha=options.alpha,
+            colormap=options.colormap,
+            overwrite=options.overwrite,
+        ):
+            if result.error is not None:
+                failures += 1
+                _fail(_one_line(result.error))
+            elif not options.quiet:
+                print(result)
+            progress.advance(1)
+    return FAILURE if failures else SUCCESS
+
+
+def _video(options: argparse.Namespace) -> int:
+
+    # What can be refused at once is refused before a model is loaded.
+    check_suffix(options.output)
+    check_input(options.path)
+    if not options.overwrite:
+        check_output(options.output, overwrite=False)
+    model, cam, target = _load(options)
+    summary = annotate_video(
+        options.path,
+        options.output,
+        model,
+        cam=cam,
+        target=target,
+        batch_size=options.batch_size,
+        alpha=options.alpha,
+        colormap=options.colormap,
+        overwrite=options.overwrite,
+        quiet=options.quiet,
+    )
+    if not options.quiet:
+        print(summary)
+    if summary.left_out:
+        print(f"camfast: warning: not copied: {', '.join(summary.left_out)}", file=sys.stderr)
+    if summary.damage:
+        return _fail(f"{summary.source} is damaged: {summary.damage}; {summary.frames} frames were written", DAMAGED)
+    return SUCCESS
+
+
+def _layers(options: argparse.Namespace) -> int:
+
+    print(layer_table(options.model, everything=options.all))
+    return SUCCESS
+
+
+def _demo(options: argparse.Namespace) -> int:
+
+    demo.run(options.output, options.device, quiet=options.quiet)
+    return SUCCESS
+
+
+def _env(options: argparse.Namespace) -> int:
+
+    print(report())
+    return SUCCESS
+
+
+def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine, int | None]:
+    """The model, the engine on it, and the target class, from the options that the commands share."""
+
+    method = get_method(options.method)
+    check_colormap(options.colormap)
+    model = load_model(options.model, options.weights, options.device)
+    model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
+    cam = method(model.module, options.layer)
+    target = None if options.target is None else model.class_index(options.target)
+    return model, cam, target
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _fail(message: str, code: int = FAILURE) -> int:
+    print(f"camfast: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,156 @@
+"""Frames out of a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+
+from camfast.errors import InputError
+from camfast.files import check_input
+
+# A playlist in a local file could otherwise make FFmpeg open other files, or addresses.
+_LOCAL_ONLY = {"protocol_whitelist": "file"}
+_PLAYLISTS = ("hls", "concat", "dash", "imf", "sdp")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame."""
+
+    pixels: npt.NDArray[np.uint8]
+    """RGB [H, W, 3]."""
+    pts: int
+    """Presentation time, in units of the stream's time base."""
+
+
+class VideoReader:
+    """Opens a video and yields its frames in order of presentation.
+
+    Damage does not end the reading: what cannot be decoded is skipped, and :attr:`damage` says so afterwards.
+
+    Raises:
+        InputError: the file is missing, a directory, empty, not a video, cut before its index, or without a picture.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        check_input(self.path)
+        try:
+            self.container = av.open(str(self.path), options=_LOCAL_ONLY)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is not a video that FFmpeg can open, or is cut off before its index ({_reason(error)})"
+            ) from None
+        try:
+            if any(name in _PLAYLISTS for name in self.container.format.name.split(",")):
+                raise InputError(f"{self.path} is a playlist ({self.container.format.name}); give the video itself")
+            if not self.container.streams.video:
+                raise InputError(f"{self.path} has no video stream")
+            self.stream = self.container.streams.video[0]
+            if self.stream.codec_context is None or self.stream.width < 1 or self.stream.height < 1:
+                raise InputError(f"{self.path} has a video stream that cannot be decoded")
+        except InputError:
+            self.container.close()
+            raise
+        self.stream.thread_type = "AUTO"
+        self.width: int = self.stream.width
+        self.height: int = self.stream.height
+        self.time_base: Fraction = self.stream.time_base
+        self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        self.decoded = 0
+        self._skipped_packets = 0
+        self._last_end = Fraction(0)
+        self._broken_off: str | None = None
+
+    @property
+    def announced_frames(self) -> int | None:
+        """How many frames the file says it has; None where it does not say."""
+        return self.stream.frames or None
+
+    @property
+    def damage(self) -> str | None:
+        """After reading: what was wrong with the file, in one line; None for a whole one."""
+        found = []
+        if self._broken_off:
+            found.append(f"reading broke off ({self._broken_off})")
+        if self._skipped_packets:
+            found.append(f"{self._skipped_packets} damaged packets were skipped")
+        missing = self._missing()
+        if missing:
+            found.append(missing)
+        return "; ".join(found) or None
+
+    def frames(
+        self, other_packets: Callable[[Any], None] | None = None, others: tuple[Any, ...] = ()
+    ) -> Iterator[Frame]:
+        """Every frame that can be decoded; packets of the ``others`` streams go to ``other_packets`` on the way."""
+        for packet in self._packets(others):
+            if packet.stream is not self.stream:
+                if other_packets is not None and packet.dts is not None:
+                    other_packets(packet)
+                continue
+            yield from self._decode(packet)
+
+    def _packets(self, others: tuple[Any, ...]) -> Iterator[Any]:
+        try:
+            yield from self.container.demux(self.stream, *others)
+        except av.error.FFmpegError as error:
+            self._broken_off = _reason(error)
+            yield from self._held_back()
+
+    def _held_back(self) -> Iterator[Any]:
+        """The empty packet that makes a decoder give out the frames it still holds."""
+        flush = av.Packet()
+        flush.stream = self.stream
+        yield flush
+
+    def _decode(self, packet: Any) -> Iterator[Frame]:
+        try:
+            decoded = packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            self._skipped_packets += 1
+            return
+        for frame in decoded:
+            pts = frame.pts if frame.pts is not None else round(self._last_end / self.time_base)
+            length = frame.duration * self.time_base if frame.duration else 1 / self.rate
+            self._last_end = pts * self.time_base + length
+            if (frame.width, frame.height) != (self.width, self.height):
+                frame = frame.reformat(self.width, self.height)
+            self.decoded += 1
+            yield Frame(frame.to_ndarray(format="rgb24"), pts)
+
+    def _missing(self) -> str | None:
+        """Frames that the file announces and does not have, by count or else by duration."""
+        if self.announced_frames is not None:
+            lost = self.announced_frames - self.decoded
+            return f"{lost} of {self.announced_frames} frames are missing" if lost > 0 else None
+        if self.container.duration is None:
+            return None
+        announced = Fraction(self.container.duration, av.time_base)
+        start = Fraction(self.container.start_time or 0, av.time_base)
+        lost_time = announced - (self._last_end - start)
+        # Sound may last a little longer than the picture, and rates are rounded.
+        return f"the last {float(lost_time):.2f} s are missing" if lost_time > Fraction(1, 2) else None
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.container.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
