@@ -1,0 +1,56 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+import camfast
+from camfast import demo, ops
+from camfast.images import read_image
+
+settings.register_profile("camfast", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("camfast")
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of a device are skipped where there is none, unless one is demanded: then they fail."""
+    if torch.cuda.is_available() or os.environ.get("CAMFAST_REQUIRE_CUDA") == "1":
+        return
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device; CAMFAST_REQUIRE_CUDA=1 makes this an error"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled():
+    """The suite is about the compiled kernels: a build that silently lost them must not pass."""
+    assert camfast.backends()["cpu"].usable or os.environ.get("CAMFAST_BUILD") == "none", camfast.backends()
+
+
+@pytest.fixture
+def without_extension(monkeypatch):
+    """As where nothing was compiled."""
+    monkeypatch.setattr(ops, "BUILD_INFO", None)
+    monkeypatch.setattr(ops, "LOAD_ERROR", "the test took it away")
+    ops._say_once.cache_clear()
+    yield
+    ops._say_once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def lite0():
+    return camfast.load_model()
+
+
+@pytest.fixture(scope="session")
+def cat() -> np.ndarray:
+    return read_image(demo.photo_path())

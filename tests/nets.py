@@ -1,0 +1,99 @@
+"""Small networks, each with one trait that a test needs."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CifarNet(nn.Module):
+    """The tutorials' network for CIFAR-10: three convolutions, each with ReLU and pooling, and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(2048, 512)
+        self.fc2 = nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = self.pool(conv(x).relu())
+        return self.fc2(self.fc1(x.flatten(1)).relu())
+
+
+class PooledNet(nn.Module):
+    """Convolution, BatchNorm, ReLU (in place or not), global average pooling, dropout, linear: the form that CAM needs."""
+
+    def __init__(self, inplace: bool = False, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU(inplace=inplace)
+        self.conv = nn.Conv2d(8, 16, 3, padding=1)
+        self.act2 = nn.ReLU(inplace=inplace)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act2(self.conv(self.act(self.norm(self.stem(x)))))
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+class Wrapped(nn.Module):
+    """A network whose output, or whose way to it, is wrapped in a function."""
+
+    def __init__(self, inner: nn.Module, wrap) -> None:
+        super().__init__()
+        self.inner = inner
+        self.wrap = wrap
+
+    def forward(self, x: Tensor):
+        return self.wrap(self.inner(x))
+
+
+class FrozenBackbone(nn.Module):
+    """A backbone that runs in the model's own no_grad block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.backbone(x)
+        return self.head(x.square().mean((2, 3)))
+
+
+class Raises(nn.Module):
+    """Raises after its convolution, for as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+        self.broken = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.broken:
+            raise KeyError("the user's own exception")
+        return self.head(x.mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """A transformer in small: patches, tokens with a class token, one mixing layer, a head on the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 8, stride=8)
+        self.mix = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True, dropout=0.0)
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x.new_zeros(len(x), 1, 12), x], 1)
+        x = self.norm(self.mix(x))
+        return self.head(x[:, 0] + x[:, 1:].mean(1))
