@@ -1,15 +1,17 @@
 # make demo   environment, build, and an explained photo and video in out/demo
 # make test   environment, build, and every test
 # make lint   formatting, style, types
+# make cuda-check   compile the CUDA sources, warnings being errors, where nvcc is found (no GPU needed)
 # make clean  remove what the above made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+CUDA_CHECK := 80 86 90
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint clean machine
+.PHONY: demo test lint cuda-check clean machine
 
 demo: $(VENV)/.built
 	$(BIN)/camfast demo -o out/demo
@@ -21,6 +23,16 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+cuda-check: $(VENV)/.built
+	@if ! command -v nvcc >/dev/null; then echo "nvcc is not on the PATH: the CUDA sources were not compiled"; exit 0; fi; \
+	for source in csrc/cuda/*.cu; do \
+	  echo "nvcc $$source for $(CUDA_CHECK)"; \
+	  nvcc -std=c++20 -O3 --threads=2 -Werror all-warnings -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 \
+	    $$($(BIN)/python -c 'from torch.utils.cpp_extension import include_paths as p; print(*("-isystem " + i for i in p()))' 2>/dev/null) \
+	    --expt-relaxed-constexpr $(foreach a,$(CUDA_CHECK),-gencode arch=compute_$(a),code=sm_$(a)) \
+	    -c $$source -o $(VENV)/cuda-check.o || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build out *.egg-info camfast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ from camfast.targets import Classes, Scores, Target, check_targets
 Self = TypeVar("Self", bound="Engine")
 Layers = nn.Module | str | Sequence[nn.Module | str]
 Selector = str | int | Callable[[Any], Tensor]
+
+
+class LayerMap(Protocol):
+    """The rule of a method, bound to what one layer put out."""
+
+    def __call__(self, *, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]: ...
 
 
 class Engine(ABC):
@@ -137,21 +143,25 @@ class Engine(ABC):
         return f"{type(self).__name__}({type(self.model).__name__}, target layers: {layers})"
 
 
-def combine(maps: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Heatmaps and ranges of several layers as one: every layer counts the same.
+def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Heatmaps [N, H, W] and ranges [N, 2] of several layers as one: every layer counts the same.
 
-    Args:
-        maps: normalized heatmaps [N, H, W] and ranges [N, 2] of each layer.
-
-    Returns:
-        The mean of the heatmaps, normalized again, and its range. Not finite in one layer is not finite.
+    Each layer's map is normalized at its own size and interpolated; the mean is normalized again, and its range is
+    returned. What is not finite in one layer is not finite. One layer alone is mapped in a single pass.
     """
-    if len(maps) == 1:
-        return maps[0]
-    broken = torch.stack([ranges[:, 0] for _, ranges in maps]).isnan().any(dim=0)
-    mean = torch.stack([heatmaps for heatmaps, _ in maps]).mean(dim=0)
-    mean = mean.masked_fill(broken[:, None, None], torch.nan)
-    return ops.cam(mean[:, None], weights=mean.new_ones((len(mean), 1)))
+    if len(layers) == 1:
+        return layers[0](size=size)
+    maps = []
+    for layer in layers:
+        own_size, ranges = layer(size=None)
+        resized, _ = _resize(own_size, size, normalize=False)
+        maps.append(resized.masked_fill(ranges[:, :1, None].isnan(), torch.nan))
+    return _resize(torch.stack(maps).mean(dim=0), size, normalize=True)
+
+
+def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tensor, Tensor]:
+    """The operator with one channel of weight one: interpolation, and normalization where asked for."""
+    return ops.cam(maps[:, None], weights=maps.new_ones((len(maps), 1)), size=size, relu=False, normalize=normalize)
 
 
 def _plain_module(model: nn.Module) -> nn.Module:

@@ -87,7 +87,7 @@ def capture(
     named = resolve_layers(model, layers)
     names = list(named)
     seen = Capture()
-    handles: list[RemovableHandle] = []
+    waiting: dict[str, RemovableHandle] = {}
 
     def make_hook(index: int) -> ForwardHook:
         name = names[index]
@@ -96,7 +96,10 @@ def capture(
             tensor = require_tensor(name, output)
             seen.activations[name] = tensor.detach().clone()
             if gradients and tensor.requires_grad:
-                handles.append(tensor.register_hook(lambda grad: seen.gradients.__setitem__(name, grad.detach())))
+                if name in waiting:  # an earlier run, whose gradient would arrive later
+                    waiting[name].remove()
+                # A hook on the tensor, not on the module: module backward hooks forbid in-place operations.
+                waiting[name] = tensor.register_hook(lambda grad: seen.gradients.__setitem__(name, grad.detach()))
 
         return hook
 
@@ -104,7 +107,7 @@ def capture(
         with forward_hooks(named.values(), make_hook):
             yield seen
     finally:
-        for handle in handles:
+        for handle in waiting.values():
             handle.remove()
 
 

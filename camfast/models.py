@@ -91,14 +91,16 @@ def load_model(
     checkpoint = _checkpoint_path(weights)
     if checkpoint is not None:
         state = read_checkpoint(checkpoint)
-        classes = _classes_in(state)
-        module = source.build(classes)
+        module = source.build(None)
+        classes = _other_class_count(module, state)
+        if classes is not None:
+            module = source.build(classes)
         try:
             module.load_state_dict(state)
         except RuntimeError as error:
             difference = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
             raise ModelError(f"checkpoint {checkpoint} does not fit {name}: {difference}") from None
-        categories = source.categories if source.categories and classes in (None, len(source.categories)) else None
+        categories = source.categories if classes is None else None
         loaded = LoadedModel(name, str(checkpoint), module, source.preprocess, categories)
     elif weights == "random":
         loaded = LoadedModel(name, "random", source.build(None), source.preprocess, source.categories)
@@ -127,9 +129,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             if importlib.util.find_spec("safetensors") is None:
                 raise ModelError(f"{path} needs safetensors. Run: pip install safetensors")
-            from safetensors.torch import load_file
+            import safetensors.torch
 
-            content: Any = load_file(path)
+            try:
+                content: Any = safetensors.torch.load_file(path)
+            except safetensors.SafetensorError as error:
+                raise InputError(f"{path} is not a checkpoint: {error}") from None
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -278,10 +283,12 @@ def _checkpoint_path(weights: str | Path) -> Path | None:
     return path if looks_like_file else None
 
 
-def _classes_in(state: dict[str, Any]) -> int | None:
-    """The number of classes of a checkpoint: the rows of its last weight matrix (1x1 convolutions included)."""
-    matrices = [value for key, value in state.items() if key.endswith("weight") and value.dim() in (2, 4)]
-    return None if not matrices else int(matrices[-1].shape[0])
+def _other_class_count(module: nn.Module, state: dict[str, Any]) -> int | None:
+    """The number of classes of a checkpoint that fits the model but for that number; None where it is the same."""
+    own = module.state_dict()
+    different = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+    counts = {int(state[key].shape[0]) for key in different if state[key].dim() > 0}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _check_device(device: str | torch.device) -> torch.device:

@@ -10,7 +10,15 @@ from camfast import ops
 
 pytestmark = pytest.mark.cuda
 
-SHAPES = [(1, 1, 1, 1), (3, 31, 7, 7), (2, 1025, 5, 9), (64, 512, 7, 7), (2, 256, 56, 56), (1, 2048, 7, 7), (1, 3, 224, 224)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (3, 31, 7, 7),
+    (2, 1025, 5, 9),
+    (64, 512, 7, 7),
+    (2, 256, 56, 56),
+    (1, 2048, 7, 7),
+    (1, 3, 224, 224),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -103,4 +111,6 @@ def test_engine_stays_on_the_device():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert heatmaps.is_cuda
-    torch.testing.assert_close(heatmaps.cpu(), camfast.GradCAM(model.cpu(), ["act2"])(x.cpu(), [0, 1, 2]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        heatmaps.cpu(), camfast.GradCAM(model.cpu(), ["act2"])(x.cpu(), [0, 1, 2]), atol=1e-4, rtol=0
+    )

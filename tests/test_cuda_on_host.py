@@ -37,7 +37,9 @@ def race_checked(tmp_path_factory):
     return build(tmp_path_factory.mktemp("tsan"), "thread")
 
 
-def run(program, activations, gradients=None, weights=None, *, size, threads=64, shared=True, relu=True, normalize=True):
+def run(
+    program, activations, gradients=None, weights=None, *, size, threads=64, shared=True, relu=True, normalize=True
+):
     samples, channels, layer_height, layer_width = activations.shape
     storages = [t.new_empty(0).set_(t.untyped_storage()) if t is not None else None for t in (activations, gradients)]
     accumulated = torch.float64 if activations.dtype == torch.float64 else torch.float32

@@ -162,7 +162,15 @@ def test_no_graph_before_the_layer_and_no_gradient_but_at_the_layer(monkeypatch)
     camfast.GradCAM(model, "conv")(x)
     for handle in handles:
         handle.remove()
-    assert modes == {"stem": False, "norm": False, "act": False, "conv": False, "act2": True, "dropout": True, "head": True}
+    assert modes == {
+        "stem": False,
+        "norm": False,
+        "act": False,
+        "conv": False,
+        "act2": True,
+        "dropout": True,
+        "head": True,
+    }
     assert [tuple(t.shape) for t in asked] == [(1, 16, 8, 8)]
 
 
@@ -219,7 +227,9 @@ class TestTargets:
 
     def test_classes_need_a_matrix_of_logits(self):
         model = Wrapped(self.model, lambda output: output.mean(1)).eval()
-        with pytest.raises(ValueError, match=r"output has shape \[3\]; expected \[N, classes\]. Give targets as callables"):
+        with pytest.raises(
+            ValueError, match=r"output has shape \[3\]; expected \[N, classes\]. Give targets as callables"
+        ):
             camfast.GradCAM(model, "inner.conv")(self.x, 0)
         assert camfast.GradCAM(model, "inner.conv")(self.x, lambda output: output).shape == (3, 16, 16)
 
@@ -272,13 +282,30 @@ def test_size_and_ranges():
     assert len(explained) == 2
 
 
+def mean_of_layers(model, layers, x, targets, size):
+    """Normalized at the layer's own size, interpolated, averaged, normalized: with PyTorch's own functions."""
+    maps = []
+    for layer in layers:
+        own_size = tuple(seen_shape(model, layer, x))
+        maps.append(camfast.GradCAM(model, layer)(x, targets, size=own_size)[:, None])
+    maps = [torch.nn.functional.interpolate(m, size, mode="bilinear", align_corners=False)[:, 0] for m in maps]
+    mean = torch.stack(maps).mean(0)
+    low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
+    return (mean - low) / (high - low)
+
+
+def seen_shape(model, layer, x):
+    with camfast.capture(model, layer) as seen, torch.no_grad():
+        model(x)
+    (activations,) = seen.activations.values()
+    return activations.shape[2:]
+
+
 def test_several_layers_are_normalized_averaged_and_normalized():
     model, x = CifarNet().eval(), torch.randn(2, 3, 32, 32)
-    layers = ["conv1", model.conv3, "conv2"]
-    mean = torch.stack([camfast.GradCAM(model, layer)(x) for layer in layers]).mean(0)
-    low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
-    several = camfast.GradCAM(model, layers)
-    torch.testing.assert_close(several(x), (mean - low) / (high - low), rtol=0, atol=1e-5)
+    several = camfast.GradCAM(model, ["conv1", model.conv3, "conv2"])
+    expected = mean_of_layers(model, ["conv1", "conv2", "conv3"], x, 4, (32, 32))
+    torch.testing.assert_close(several(x, 4), expected, rtol=0, atol=1e-5)
     assert several.target_layers == ["conv1", "conv3", "conv2"]
 
 
@@ -291,12 +318,9 @@ def test_parallel_branches_as_layers():
         def forward(self, x):
             return self.head((self.left(x).relu() + self.right(x).sigmoid()).mean((2, 3)))
 
-    model, x = Branches(), torch.randn(2, 3, 9, 9)
-    both = camfast.GradCAM(model, ["left", "right"])(x)
-    left, right = (camfast.GradCAM(model, name)(x) for name in ("left", "right"))
-    mean = (left + right) / 2
-    low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
-    torch.testing.assert_close(both, (mean - low) / (high - low), rtol=0, atol=1e-5)
+    model, x = Branches().eval(), torch.randn(2, 3, 9, 9)
+    both = camfast.GradCAM(model, ["left", "right"])(x, 1)
+    torch.testing.assert_close(both, mean_of_layers(model, ["left", "right"], x, 1, (9, 9)), rtol=0, atol=1e-5)
 
 
 def test_a_sample_that_is_not_finite_is_zero_in_every_layer():
@@ -346,7 +370,10 @@ class TestOutputs:
     @pytest.mark.parametrize(
         ("wrap", "message"),
         [
-            (lambda t: {"logits": t, "aux": t}, r"a dict with keys 'logits', 'aux'; .*GradCAM\(model, output='logits'\)"),
+            (
+                lambda t: {"logits": t, "aux": t},
+                r"a dict with keys 'logits', 'aux'; .*GradCAM\(model, output='logits'\)",
+            ),
             (lambda t: (t, t), r"a tuple of 2; .*output=0"),
             (lambda t: None, "a NoneType; expected a tensor"),
         ],
@@ -357,7 +384,9 @@ class TestOutputs:
 
     def test_a_selector_that_misses(self):
         model = Wrapped(PooledNet(), lambda t: {"logits": t})
-        with pytest.raises(ValueError, match=r"output='scores' is not in the model's output, a dict with keys 'logits'"):
+        with pytest.raises(
+            ValueError, match=r"output='scores' is not in the model's output, a dict with keys 'logits'"
+        ):
             camfast.GradCAM(model, "inner.act2", output="scores")(self.x)
 
 
@@ -535,7 +564,9 @@ class TestCAM:
 
     def test_other_forms_are_refused(self):
         x = torch.randn(1, 3, 32, 32)
-        with pytest.raises(ValueError, match="CifarNet is not global average pooling and one linear layer after 'conv3'"):
+        with pytest.raises(
+            ValueError, match="CifarNet is not global average pooling and one linear layer after 'conv3'"
+        ):
             camfast.CAM(CifarNet(), "conv3")(x)
         with pytest.raises(ValueError, match="one linear layer after 'conv'"):
             camfast.CAM(PooledNet(), "conv")(x)  # a ReLU lies between

@@ -61,7 +61,9 @@ def test_equals_the_definition(shape, size, layouts, dtype, relu, seed):
         assert (difference[clear] <= 1e-5 + 4 * (error / span)[clear]).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 512, 7, 7), (1, 2048, 7, 7), (2, 1280, 7, 7), (2, 256, 56, 56), (1, 3, 224, 224)])
+@pytest.mark.parametrize(
+    "shape", [(2, 512, 7, 7), (1, 2048, 7, 7), (2, 1280, 7, 7), (2, 256, 56, 56), (1, 3, 224, 224)]
+)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_float32_within_1e_5_at_real_sizes(shape, layout):
     activations, gradients = (lay_out(t, layout) for t in pair(*shape))
@@ -92,7 +94,9 @@ def test_given_weights():
     expected = cam64(activations, weights=weights, size=(9, 9), relu=False)
     for given_weights in (weights, weights.double(), weights.half().float(), weights.t().contiguous().t()):
         got = ops.cam(activations, weights=given_weights, size=(9, 9), relu=False)
-        torch.testing.assert_close(got[0].double(), expected[0], rtol=0, atol=1e-2 if given_weights.dtype.itemsize < 4 else 2e-3)
+        torch.testing.assert_close(
+            got[0].double(), expected[0], rtol=0, atol=1e-2 if given_weights.dtype.itemsize < 4 else 2e-3
+        )
     one = ops.cam(activations, weights=weights[:1].expand(2, 7), size=(9, 9))
     assert one[0][1].equal(ops.cam(activations[1:], weights=weights[:1], size=(9, 9))[0][0])
 
@@ -271,10 +275,14 @@ def test_meta_tensors_have_shapes_only():
 
 def test_inside_torch_compile():
     torch._dynamo.reset()
-    compiled = torch.compile(lambda a, g: ops.cam(a, g, size=(8, 9))[0] * 2, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda a, g: ops.cam(a, g, size=(8, 9))[0] * 2, fullgraph=True, dynamic=True, backend="aot_eager"
+    )
     for shape in [(2, 3, 4, 5), (3, 6, 7, 4)]:
         activations, gradients = pair(*shape)
-        torch.testing.assert_close(compiled(activations, gradients), ops.cam(activations, gradients, size=(8, 9))[0] * 2)
+        torch.testing.assert_close(
+            compiled(activations, gradients), ops.cam(activations, gradients, size=(8, 9))[0] * 2
+        )
 
 
 def test_inside_torch_export():

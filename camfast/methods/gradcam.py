@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class GradCAM(Engine):
         model: any module that maps [N, C, H, W] to logits [N, classes]. DataParallel and ``torch.compile`` wrappers
             are looked through: the module inside runs, eagerly, on its own device.
         target_layers: modules or dotted names; None finds the last layer with a feature map at the first call.
-            Several layers are normalized each, averaged, and normalized again. A layer that runs several times in one
+            Several layers are normalized each, at their own size, averaged, and normalized again. A layer that runs several times in one
             forward pass counts with its last run.
         reshape_transform: makes [N, C, h, w] of what the layer puts out, and of its gradient, where it is not that
             already (the tokens of a transformer, say).
@@ -49,13 +50,13 @@ class GradCAM(Engine):
     ) -> Explanation:
         result = forward_and_gradient(self.model, layers, x, self._select, targets.score)
         maps = [
-            ops.cam(
+            functools.partial(
+                ops.cam,
                 self._feature_maps(name, result.activations[name]),
                 self._feature_maps(name, result.gradients[name]),
                 rule=self.rule,
-                size=size,
             )
             for name in layers
         ]
-        heatmaps, ranges = combine(maps)
+        heatmaps, ranges = combine(maps, size)
         return Explanation(heatmaps.float(), result.output, result.targets, ranges.float())

@@ -66,15 +66,14 @@ class VideoReader:
         self.height: int = self.stream.height
         self.time_base: Fraction = self.stream.time_base
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        # Asked for now, because afterwards the container may be closed.
+        self.announced_frames: int | None = self.stream.frames or None
+        """How many frames the file says it has; None where it does not say."""
+        self._announced_end = _end(self.container)
         self.decoded = 0
         self._skipped_packets = 0
         self._last_end = Fraction(0)
         self._broken_off: str | None = None
-
-    @property
-    def announced_frames(self) -> int | None:
-        """How many frames the file says it has; None where it does not say."""
-        return self.stream.frames or None
 
     @property
     def damage(self) -> str | None:
@@ -135,11 +134,9 @@ class VideoReader:
         if self.announced_frames is not None:
             lost = self.announced_frames - self.decoded
             return f"{lost} of {self.announced_frames} frames are missing" if lost > 0 else None
-        if self.container.duration is None:
+        if self._announced_end is None:
             return None
-        announced = Fraction(self.container.duration, av.time_base)
-        start = Fraction(self.container.start_time or 0, av.time_base)
-        lost_time = announced - (self._last_end - start)
+        lost_time = self._announced_end - self._last_end
         # Sound may last a little longer than the picture, and rates are rounded.
         return f"the last {float(lost_time):.2f} s are missing" if lost_time > Fraction(1, 2) else None
 
@@ -150,6 +147,13 @@ class VideoReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.container.close()
+
+
+def _end(container: Any) -> Fraction | None:
+    """When the file says that it ends, in seconds."""
+    if container.duration is None:
+        return None
+    return Fraction(container.duration + (container.start_time or 0), av.time_base)
 
 
 def _reason(error: Exception) -> str:

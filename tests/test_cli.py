@@ -1,0 +1,335 @@
+"""The command line, as people use it and as they get it wrong."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from clips import moving_square, read_clip, write_clip
+from PIL import Image
+
+import camfast
+from camfast import cli, demo, models
+from camfast.images import read_image
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", moving_square(10, 48, 64))
+
+
+def process(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "camfast", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+class TestImage:
+    def test_the_cat(self, run, tmp_path):
+        code, out, err = run("image", demo.photo_path(), "-o", tmp_path / "out")
+        assert (code, err) == (0, "")
+        assert re.fullmatch(r".*out/chelsea.png: (tiger cat|tabby|Egyptian cat), \d\d\.\d%\n", out)
+        assert read_image(tmp_path / "out/chelsea.png").shape[1] == 1440
+
+    def test_layouts_fit_and_options(self, run, tmp_path, cat):
+        path = demo.photo_path()
+        for layout in ("overlay", "heatmap"):
+            code, _, _ = run("image", path, "-o", tmp_path / layout, "--layout", layout, "--fit", "squash", "--alpha", "0.7",
+                             "--target", "tabby", "--layer", "_blocks.10", "--layer", "_conv_head")  # fmt: skip
+            assert code == 0
+        overlay, heatmap = (read_image(tmp_path / layout / "chelsea.png") for layout in ("overlay", "heatmap"))
+        assert overlay.shape == heatmap.shape == cat.shape
+        mixed = 0.3 * cat + 0.7 * heatmap
+        assert np.abs(overlay - mixed).max() <= 1
+
+    def test_with_a_crop_the_rest_of_the_photo_is_untouched(self, run, tmp_path, cat):
+        run("image", demo.photo_path(), "-o", tmp_path, "--layout", "overlay")
+        got = read_image(tmp_path / "chelsea.png")
+        changed = (got != cat).any(axis=2)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert (rows.min(), rows.max() + 1) == (19, 281)
+        assert (columns.min(), columns.max() + 1) == (94, 357)
+
+    def test_photos_of_every_mode_in_one_go(self, run, tmp_path):
+        gray = np.random.default_rng(0).integers(0, 65536, (40, 60)).astype(np.uint16)
+        images = {
+            "sixteen": Image.fromarray(gray),
+            "gray": Image.fromarray((gray >> 8).astype(np.uint8)),
+            "palette": Image.fromarray((gray >> 8).astype(np.uint8)).convert("P"),
+            "alpha": Image.new("RGBA", (64, 48), (9, 9, 9, 100)),
+            "bits": Image.fromarray(gray > 30000),
+            "tiny": Image.new("RGB", (1, 1)),
+            "narrow": Image.new("RGB", (3, 200)),
+        }
+        paths = []
+        for name, image in images.items():
+            paths.append(tmp_path / f"{name}.png")
+            image.save(paths[-1])
+        code, out, err = run("image", *paths, "-o", tmp_path / "out", "--batch-size", "3", "--method", "cam")
+        assert (code, err) == (0, "")
+        assert len(out.splitlines()) == len(images)
+        assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == sorted(images)
+
+    def test_a_bad_photo_does_not_stop_the_others(self, run, tmp_path, photo):
+        (tmp_path / "text.jpg").write_text("hello")
+        code, out, err = run(
+            "image", tmp_path / "text.jpg", photo, tmp_path / "no.jpg", tmp_path, "-o", tmp_path / "out"
+        )
+        assert code == 1
+        assert len(out.splitlines()) == 1
+        assert err.splitlines() == [
+            f"camfast: error: {tmp_path}/text.jpg is not an image that Pillow knows",
+            f"camfast: error: {tmp_path}/no.jpg does not exist",
+            f"camfast: error: {tmp_path} is a directory; expected a file",
+        ]
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.png"]
+
+    def test_outputs_are_not_lost(self, run, tmp_path, photo):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/photo.png").write_bytes(b"precious")
+        code, _, err = run("image", photo, "-o", tmp_path / "out")
+        assert code == 1
+        assert (
+            err == f"camfast: error: {tmp_path}/out/photo.png exists; give --overwrite (overwrite=True) to replace it\n"
+        )
+        assert (tmp_path / "out/photo.png").read_bytes() == b"precious"
+        assert run("image", photo, "-o", tmp_path / "out", "--overwrite", "--quiet") == (0, "", "")
+        code, _, err = run("image", photo, "-o", tmp_path, "--overwrite")
+        assert (code, err) == (1, f"camfast: error: {photo} would be written over; give another folder with -o\n")
+        (tmp_path / "b").mkdir()
+        code, _, err = run("image", photo, tmp_path / "b/photo.jpg", "-o", tmp_path / "out")
+        assert code == 1
+        assert "would both be written to" in err
+
+    def test_a_model_of_ones_own(self, run, tmp_path, photo):
+        torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "mine.pth")
+        code, out, _ = run("image", photo, "-o", tmp_path / "out", "--model", "resnet18", "--weights", tmp_path / "mine.pth",
+                           "--layer", "layer3", "--target", "2", "--colormap", "viridis")  # fmt: skip
+        assert code == 0
+        assert "class 2, " in out
+
+
+class TestVideo:
+    def test_every_frame(self, run, tmp_path, clip):
+        code, out, err = run("video", clip, "-o", tmp_path / "out.mp4")
+        assert (code, err) == (0, "")
+        assert re.search(r"out.mp4: 10 frames in .* s, .* frames/s\n  classes \(frames\): .*\n  kernels: cpu \(", out)
+        assert len(read_clip(tmp_path / "out.mp4")[0]) == 10
+        assert run("video", clip, "-o", tmp_path / "out.mp4", "--overwrite", "--quiet") == (0, "", "")
+
+    def test_a_cut_video_is_written_as_far_as_it_goes_and_reported(self, run, tmp_path):
+        whole = write_clip(tmp_path / "whole.mkv", moving_square(40, 96, 128), gop=5)
+        (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        code, _, err = run("video", tmp_path / "cut.mkv", "-o", tmp_path / "out.mp4")
+        written = len(read_clip(tmp_path / "out.mp4")[0])
+        assert code == cli.DAMAGED == 3
+        assert 5 < written < 35
+        assert re.fullmatch(rf"camfast: error: .*cut.mkv is damaged: .*; {written} frames were written\n", err)
+
+    def test_sound_that_is_left_out_is_said(self, run, tmp_path):
+        source = write_clip(tmp_path / "in.mkv", moving_square(5, 48, 64), audio="tta")
+        code, _, err = run("video", source, "-o", tmp_path / "out.mp4")
+        assert (code, err) == (0, "camfast: warning: not copied: audio (tta)\n")
+
+    @pytest.mark.parametrize(
+        ("source", "output", "message"),
+        [
+            ("no.mp4", "out.mp4", "no.mp4 does not exist"),
+            (".", "out.mp4", "is a directory; expected a file"),
+            ("empty.mp4", "out.mp4", "empty.mp4 is empty (0 bytes)"),
+            ("photo.png", "out.mp4", None),
+            ("text.mp4", "out.mp4", "text.mp4 is not a video that FFmpeg can open"),
+            ("clip.mp4", "out.gif", "has the suffix '.gif'; expected one of .mp4, .mov, .mkv"),
+            ("clip.mp4", "clip.mp4", "clip.mp4 exists; give --overwrite"),
+            ("clip.mp4", "text.mp4/out.mp4", "text.mp4 cannot be made"),
+        ],
+    )
+    def test_bad_files_are_one_line_each(self, run, tmp_path, clip, photo, source, output, message):
+        (tmp_path / "empty.mp4").touch()
+        (tmp_path / "text.mp4").write_text("hello")
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        code, out, err = run("video", tmp_path / source, "-o", tmp_path / output, "--quiet")
+        if message is None:  # a PNG is a video of one frame to FFmpeg
+            assert code == 0
+            return
+        assert (code, out) == (1, "")
+        assert err.startswith("camfast: error: ")
+        assert err.count("\n") == 1
+        assert message in err
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["image", "video"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "resnet5"], "model 'resnet5' is unknown; did you mean resnet50"),
+        (["--model", "resnet18", "--weights", "V9"], "weights 'V9' are unknown for resnet18"),
+        (["--weights", "no.pth"], "no.pth does not exist"),
+        (["--layer", "_conv_heat"], "target layer '_conv_heat' is not in the model; did you mean _conv_head"),
+        (["--target", "tabbi"], "target class 'tabbi' is unknown; did you mean tabby"),
+        (["--target", "1000"], "target class 1000 is out of range; expected 0 to 999"),
+        (["--method", "gradcamm"], "method 'gradcamm' is unknown; did you mean gradcam"),
+        (
+            ["--method", "cam", "--layer", "_conv_stem"],
+            "is not global average pooling and one linear layer after '_conv_stem'",
+        ),
+        (["--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--colormap", "jett"], "colormap 'jett' is unknown to matplotlib; did you mean jet"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(run, tmp_path, photo, clip, command, options, message):
+    source, output = (photo, tmp_path / "out") if command == "image" else (clip, tmp_path / "out.mp4")
+    code, out, err = run(command, source, "-o", output, *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("camfast: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not output.exists() or list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["vidio"], "invalid choice: 'vidio'"),
+        (["video"], "the following arguments are required: IN, -o/--output"),
+        (["video", "a.mp4", "-o", "b.mp4", "--alpha", "1.5"], "argument --alpha: 1.5 does not lie between 0 and 1"),
+        (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "0"], "argument --batch-size: 0 is not at least 1"),
+        (["image", "a.jpg", "-o", "b", "--fit", "pad"], "argument --fit: invalid choice: 'pad'"),
+    ],
+)
+def test_usage_errors(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["image", "video", "layers", "demo", "env"])
+def test_every_help_has_examples(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"examples:\n  camfast {command}" in out
+
+
+def test_layers(run):
+    code, out, _ = run("layers", "resnet18")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "resnet18, input [1, 3, 224, 224]"
+    assert any(re.fullmatch(r"> layer4 +Sequential +\[1, 512, 7, 7\]", line) for line in lines)
+    assert not any(" fc " in line for line in lines)
+    assert " fc " in run("layers", "resnet18", "--all")[1]
+    assert "no default: the model turns feature maps into tokens" in run("layers", "vit_b_32")[1]
+    code, _, err = run("layers", "resnet")
+    assert code == 1
+    assert err.startswith("camfast: error: model 'resnet' is unknown; did you mean resnet")
+
+
+def test_env_fits_on_one_screen(run):
+    code, out, _ = run("env")
+    assert code == 0
+    assert len(out.splitlines()) <= 24
+    assert f"camfast     {camfast.__version__}\n" in out
+    assert f"torch       {torch.__version__}, CUDA " in out
+    assert re.search(r"  cpu +usable +C\+\+ kernels", out)
+    assert re.search(r"  cuda +(not )?usable", out)
+    assert re.search(r"  reference +usable", out)
+
+
+def test_as_a_module_and_with_plain_progress(tmp_path, clip):
+    done = process("video", clip, "-o", tmp_path / "out.mp4", "--weights", "random")
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m camfast layers resnet18 | true", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_interrupted_is_130_and_leaves_no_half_file(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", moving_square(300, 240, 320))
+    command = [
+        sys.executable,
+        "-m",
+        "camfast",
+        "video",
+        str(source),
+        "-o",
+        str(tmp_path / "out.mp4"),
+        "--batch-size",
+        "2",
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.*.partial.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "camfast: error: interrupted"
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_running_out_of_memory_is_one_line(run, tmp_path, photo, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more lines")
+
+    monkeypatch.setattr(cli, "load_model", exhausted)
+    code, _, err = run("image", photo, "-o", tmp_path / "out")
+    assert (code, err) == (1, "camfast: error: CUDA out of memory. Tried to allocate 2 GiB\n")
+
+
+def test_the_demonstration(run, tmp_path):
+    code, out, err = run("demo", "-o", tmp_path, "--quiet")
+    assert (code, err) == (0, "")
+    assert re.search(r"photo    (tiger cat|tabby|Egyptian cat), \d\d\.\d%\n", out)
+    assert re.search(r"video    250 frames at \d+\.\d frames/s: .+ \(\d+ frames\)", out)
+    assert "model    efficientnet_lite0, layer _swish\n" in out
+    assert "kernels  cpu (C++ kernels" in out
+    assert str(tmp_path / "video.mp4") in out
+    assert len(read_clip(tmp_path / "video.mp4")[0]) == 250
+    assert read_image(tmp_path / "photo.png").shape[1] == 1440
+
+
+def test_the_demonstration_without_its_packages(run, tmp_path, monkeypatch):
+    find_spec = models.importlib.util.find_spec
+    for missing in ("skimage", "skvideo", "efficientnet_lite_pytorch"):
+        monkeypatch.setattr(
+            models.importlib.util, "find_spec", lambda name, m=missing: None if name == m else find_spec(name)
+        )
+        code, _, err = run("demo", "-o", tmp_path, "--quiet")
+        assert code == 1
+        assert err.count("\n") == 1
+        assert "pip install 'camfast[demo]'" in err

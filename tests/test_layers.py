@@ -1,0 +1,119 @@
+"""Finding and naming layers."""
+
+import pytest
+import torch
+import torchvision
+from nets import CifarNet, PooledNet
+from torch import nn
+
+import camfast
+from camfast.layers import find_target_layer, resolve_layers, trace_layers
+
+
+def found_in(model, x):
+    with torch.no_grad():
+        return find_target_layer(trace_layers(model.eval(), x))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18", "layer4"),
+        ("vgg11", "features"),
+        ("alexnet", "features"),
+        ("densenet121", "features"),
+        ("mobilenet_v3_small", "features"),
+        ("efficientnet_b0", "features"),
+        ("convnext_tiny", "features"),
+        ("shufflenet_v2_x0_5", "conv5"),
+        ("regnet_y_400mf", "trunk_output"),
+        ("mnasnet0_5", "layers"),
+        ("googlenet", "inception5b"),
+        ("swin_t", "permute"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_the_last_spatial_layer_of_known_models(name, layer):
+    model = torchvision.models.get_model(name)
+    assert found_in(model, torch.randn(1, 3, 96, 96)) == layer
+
+
+def test_the_last_spatial_layer_of_small_models():
+    assert found_in(CifarNet(), torch.randn(1, 3, 32, 32)) == "conv3"  # not the pooling, which also ran before
+    assert found_in(PooledNet(), torch.randn(1, 3, 16, 16)) == "act2"
+
+
+def test_a_module_that_runs_again_without_a_map_is_passed_over():
+    class OneReLU(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc, self.relu = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.fc(self.relu(self.conv(x)).mean((2, 3))))
+
+    assert found_in(OneReLU(), torch.randn(1, 3, 8, 8)) == "conv"
+
+
+def test_a_model_without_feature_maps():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(
+        ValueError, match=r"no layer of the model puts out a feature map \[N, C, h, w\]; give target_layers"
+    ):
+        camfast.GradCAM(model)(torch.randn(1, 3, 2, 2))
+
+
+def test_layers_by_name_and_by_module():
+    model = torchvision.models.resnet18()
+    named = resolve_layers(model, ["layer4.1", model.layer3, "layer1"])
+    assert named == {"layer4.1": model.layer4[1], "layer3": model.layer3, "layer1": model.layer1}
+    assert list(named) == ["layer4.1", "layer3", "layer1"]
+    assert resolve_layers(model, model.layer4) == {"layer4": model.layer4}  # a Sequential is one layer
+    assert resolve_layers(model, "layer4") == {"layer4": model.layer4}
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ("layer5", ValueError, r"target layer 'layer5' is not in the model; did you mean layer4, layer3, layer2\?"),
+        (["layer4", "zzz"], ValueError, "target layer 'zzz' is not in the model; known: conv1, bn1, relu"),
+        ("", None, None),
+        (nn.Conv2d(3, 3, 3), ValueError, "target layer Conv2d is not a module of this model"),
+        ([4], TypeError, "target layer is a int; expected a module or a dotted name"),
+        ([], ValueError, "target_layers is empty"),
+    ],
+)
+def test_wrong_layers_are_named(layers, error, message):
+    model = torchvision.models.resnet18()
+    if error is None:
+        assert resolve_layers(model, layers) == {"": model}
+    else:
+        with pytest.raises(error, match=message):
+            camfast.GradCAM(model, layers)
+
+
+def test_a_layer_that_does_not_run_is_named():
+    model = PooledNet()
+    model.spare = nn.Conv2d(3, 3, 3)
+    for method in (camfast.GradCAM, camfast.CAM):
+        with pytest.raises(ValueError, match="target layer 'spare' did not run in the forward pass"):
+            method(model, "spare")(torch.randn(1, 3, 16, 16))
+
+
+def test_a_layer_that_puts_out_no_tensor_is_named():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pair = nn.Conv2d(3, 4, 3), Pair()
+
+        def forward(self, x):
+            return self.pair(self.conv(x))[0].mean((2, 3))
+
+    with pytest.raises(
+        TypeError, match="layer 'pair' puts out a tuple; choose a layer that puts out one floating tensor"
+    ):
+        camfast.GradCAM(Model(), "pair")(torch.randn(1, 3, 8, 8))
