@@ -66,6 +66,7 @@ $(VENV)/.test: $(VENV)/.built
 	$(PIP) install --quiet --group test
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.built
+# After the tests' packages, so that types are checked against the same ones everywhere.
+$(VENV)/.lint: $(VENV)/.test
 	$(PIP) install --quiet --group lint
 	@touch $@

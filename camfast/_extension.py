@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
-import torch  # noqa: F401 - the compiled module finds its symbols in the libraries that torch has loaded
+import torch
 
 NOT_BUILT = "the compiled module camfast._C is not there (built with CAMFAST_BUILD=none, or not built)"
 
 
+# torch is imported first: the compiled module finds its symbols in the libraries that torch has loaded.
 def _load() -> tuple[dict[str, str] | None, str | None]:
     if importlib.util.find_spec("camfast._C") is None:
         return None, NOT_BUILT

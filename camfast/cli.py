@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     parser = argparse.ArgumentParser(
         prog="camfast",
-        description="Class activation maps: see what an image model looked at, in photos and in every frame of a video.",
+        description="Class activation maps: what an image model looked at, in photos and in every frame of a video.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -161,7 +161,7 @@ def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
         "--fit",
         choices=FITS,
         default=FITS[0],
-        help="what the model sees: the centre crop of its own preprocessing, or the whole frame made square (default: crop)",
+        help="what the model sees: the centre crop of its own preprocessing, or all of it made square (default: crop)",
     )
     group.add_argument("--colormap", metavar="NAME", default="jet", help="any matplotlib colour map (default: jet)")
     group.add_argument("--alpha", type=_fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")

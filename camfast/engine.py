@@ -136,7 +136,7 @@ class Engine(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to take away: hooks exist only while a call runs."""
+        return  # nothing to take away: hooks exist only while a call runs
 
     def __repr__(self) -> str:
         layers = "to be found" if self._layers is None else ", ".join(self._layers)

@@ -99,7 +99,9 @@ def capture(
                 if name in waiting:  # an earlier run, whose gradient would arrive later
                     waiting[name].remove()
                 # A hook on the tensor, not on the module: module backward hooks forbid in-place operations.
-                waiting[name] = tensor.register_hook(lambda grad: seen.gradients.__setitem__(name, grad.detach()))
+                waiting[name] = tensor.register_hook(  # type: ignore[no-untyped-call]
+                    lambda grad: seen.gradients.__setitem__(name, grad.detach())
+                )
 
         return hook
 

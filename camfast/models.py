@@ -235,6 +235,7 @@ def _timm(name: str) -> _Source:
     if importlib.util.find_spec("timm") is None:
         raise ModelError(f"{name} needs timm. Run: pip install timm")
     import timm
+    from timm.data.config import resolve_data_config
 
     short = name.removeprefix(TIMM_PREFIX)
     known = timm.list_models()
@@ -242,17 +243,18 @@ def _timm(name: str) -> _Source:
         raise ModelError(f"model {name!r} is unknown; {did_you_mean(short, known)}")
 
     def build(classes: int | None) -> nn.Module:
-        options = {} if classes is None else {"num_classes": classes}
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         module: nn.Module = timm.create_model(short, pretrained=False, **options)
         return module
 
-    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(short).to_dict())
+    published = timm.get_pretrained_cfg(short)
+    config = resolve_data_config(pretrained_cfg=published.to_dict() if published else {})  # type: ignore[no-untyped-call]
     crop = config["input_size"][-1]
     preprocess = Preprocessing(
         max(round(crop / config["crop_pct"]), crop), crop, config["mean"], config["std"], config["interpolation"]
     )
     imagenet = _imagenet_categories()
-    categories = imagenet if timm.get_pretrained_cfg_value(short, "num_classes") == len(imagenet) else None
+    categories = imagenet if published and published.num_classes == len(imagenet) else None
 
     def pretrained(weights: str) -> LoadedModel:
         if weights != "DEFAULT":

@@ -85,7 +85,7 @@ def _say_once(reason: str) -> None:
 
 if BUILD_INFO is not None:
 
-    @torch.library.register_fake("camfast::cam")
+    @torch.library.register_fake("camfast::cam")  # type: ignore[untyped-decorator]
     def _cam_shapes(
         activations: Tensor,
         gradients: Tensor | None = None,
@@ -109,5 +109,5 @@ if BUILD_INFO is not None:
         return reference.cam(activations, *args, **kwargs)  # type: ignore[arg-type]
 
     # Kept alive: the registration ends with the object.
-    _FALLBACKS = torch.library.Library("camfast", "IMPL")
-    _FALLBACKS.impl("cam", _cam_fallback, "CompositeExplicitAutograd")
+    _FALLBACKS = torch.library.Library("camfast", "IMPL")  # type: ignore[no-untyped-call]
+    _FALLBACKS.impl("cam", _cam_fallback, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

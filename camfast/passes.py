@@ -45,10 +45,10 @@ def forward(
     model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, select: Callable[[Any], Tensor]
 ) -> ForwardPass:
     """One forward pass without any graph."""
-    with prepared(model, x) as x, torch.no_grad():
+    with prepared(model, x) as ready, torch.no_grad():
         seen = _Seen(layers, cut=False)
         with forward_hooks(layers.values(), seen.hook):
-            output = select(model(x))
+            output = select(model(ready))
         return ForwardPass(seen.all(), output)
 
 
@@ -71,13 +71,13 @@ def forward_and_gradient(
     Raises:
         ValueError: a layer did not run, or the score does not depend on it.
     """
-    with prepared(model, x) as x:
+    with prepared(model, x) as ready:
         try:
-            return _truncated(model, layers, x, select, score, graph_before_layer=False)
+            return _truncated(model, layers, ready, select, score, graph_before_layer=False)
         except NoPathError:
             # A model may hold its layers inside its own no_grad block (a frozen backbone). Leaving that block brings
             # back the grad mode from before it, which must then be on from the start.
-            return _truncated(model, layers, x, select, score, graph_before_layer=True)
+            return _truncated(model, layers, ready, select, score, graph_before_layer=True)
 
 
 def _truncated(

@@ -51,7 +51,9 @@ class Preprocessing:
         images = F.resize(images, [height, width], InterpolationMode(self.interpolation), antialias=True)
         top, left = self._corner(height, width)
         images = images[:, :, top : top + self.crop, left : left + self.crop]
-        return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(self.mean), list(self.std))
+        values = F.to_dtype(images, torch.float32, scale=True)
+        normalized: Tensor = F.normalize(values, list(self.mean), list(self.std))
+        return normalized
 
     def seen(self, height: int, width: int) -> Region:
         """The part of a frame of this size that the model sees, to the nearest pixel."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Target: TypeAlias = (
-    "None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]"
+    "int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None"
 )
 
 _EXPECTED = "expected None, a class, a sequence of N classes, a LongTensor [N], or callables"
@@ -35,7 +35,7 @@ class Classes:
                 raise ValueError("the model's output has no classes")
             return output.argmax(dim=1)
         # Looking at classes that live on a CUDA device waits for it; a list or an int does not.
-        if len(self.indices) and not (0 <= int(self.indices.min()) and int(self.indices.max()) < classes):
+        if len(self.indices) and not (int(self.indices.min()) >= 0 and int(self.indices.max()) < classes):
             wrong = next(int(i) for i in self.indices if not 0 <= int(i) < classes)
             raise ValueError(
                 f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes"

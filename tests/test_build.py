@@ -212,7 +212,8 @@ def test_an_sdist_needs_no_torch_and_contains_the_sources(tmp_path, source):
     done = hook(source, f"build_sdist({str(tmp_path)!r})", PYTHONPATH=stub)
     assert done.returncode == 0, done.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
-    names = {name.split("/", 1)[1] for name in tarfile.open(archive).getnames() if "/" in name}
+    with tarfile.open(archive) as opened:
+        names = {name.split("/", 1)[1] for name in opened.getnames() if "/" in name}
     native = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*")}
     assert native | {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= names
 

@@ -64,7 +64,7 @@ class VideoReader:
         self.stream.thread_type = "AUTO"
         self.width: int = self.stream.width
         self.height: int = self.stream.height
-        self.time_base: Fraction = self.stream.time_base
+        self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         # Asked for now, because afterwards the container may be closed.
         self.announced_frames: int | None = self.stream.frames or None
@@ -124,10 +124,9 @@ class VideoReader:
             pts = frame.pts if frame.pts is not None else round(self._last_end / self.time_base)
             length = frame.duration * self.time_base if frame.duration else 1 / self.rate
             self._last_end = pts * self.time_base + length
-            if (frame.width, frame.height) != (self.width, self.height):
-                frame = frame.reformat(self.width, self.height)
             self.decoded += 1
-            yield Frame(frame.to_ndarray(format="rgb24"), pts)
+            # A size that changes on the way becomes that of the first frame.
+            yield Frame(frame.to_ndarray(format="rgb24", width=self.width, height=self.height), pts)
 
     def _missing(self) -> str | None:
         """Frames that the file announces and does not have, by count or else by duration."""
