@@ -88,7 +88,8 @@ class Engine(ABC):
         """Explain a batch that is not empty."""
 
     def _find_layers(self, x: Tensor) -> dict[str, nn.Module]:
-        with prepared(self.model, x[:1]) as sample:
+        # A copy: a model that changes its input in place would otherwise do so twice.
+        with prepared(self.model, x[:1].clone()) as sample:
             runs = trace_layers(self.model, sample)
         return resolve_layers(self.model, find_target_layer(runs))
 

@@ -72,9 +72,12 @@ def forward_and_gradient(
         ValueError: a layer did not run, or the score does not depend on it.
     """
     with prepared(model, x) as ready:
+        version = ready._version
         try:
             return _truncated(model, layers, ready, select, score, graph_before_layer=False)
         except NoPathError:
+            if ready._version != version:  # changed in place: a second pass would explain something else
+                raise
             # A model may hold its layers inside its own no_grad block (a frozen backbone). Leaving that block brings
             # back the grad mode from before it, which must then be on from the start.
             return _truncated(model, layers, ready, select, score, graph_before_layer=True)

@@ -94,7 +94,7 @@ class TestImage:
             paths.append(tmp_path / f"{name}.png")
             image.save(paths[-1])
         code, out, err = run("image", *paths, "-o", tmp_path / "out", "--batch-size", "3", "--method", "cam")
-        assert (code, err) == (0, "")
+        assert code == 0, err
         assert len(out.splitlines()) == len(images)
         assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == sorted(images)
 
@@ -165,8 +165,8 @@ class TestVideo:
             ("no.mp4", "out.mp4", "no.mp4 does not exist"),
             (".", "out.mp4", "is a directory; expected a file"),
             ("empty.mp4", "out.mp4", "empty.mp4 is empty (0 bytes)"),
-            ("photo.png", "out.mp4", None),
-            ("text.mp4", "out.mp4", "text.mp4 is not a video that FFmpeg can open"),
+            ("photo.png", "out.mp4", "photo.png is not a video file in a known format"),
+            ("text.mp4", "out.mp4", "text.mp4 is not a video file in a known format"),
             ("clip.mp4", "out.gif", "has the suffix '.gif'; expected one of .mp4, .mov, .mkv"),
             ("clip.mp4", "clip.mp4", "clip.mp4 exists; give --overwrite"),
             ("clip.mp4", "text.mp4/out.mp4", "text.mp4 cannot be made"),
@@ -177,9 +177,6 @@ class TestVideo:
         (tmp_path / "text.mp4").write_text("hello")
         before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
         code, out, err = run("video", tmp_path / source, "-o", tmp_path / output, "--quiet")
-        if message is None:  # a PNG is a video of one frame to FFmpeg
-            assert code == 0
-            return
         assert (code, out) == (1, "")
         assert err.startswith("camfast: error: ")
         assert err.count("\n") == 1

@@ -9,7 +9,7 @@ import weakref
 import psutil
 import pytest
 import torch
-from nets import CifarNet, FrozenBackbone, PooledNet, Raises, Tokens, Wrapped
+from nets import CifarNet, FrozenBackbone, NormalizesInPlace, PooledNet, Raises, Tokens, Wrapped
 from torch import nn
 
 import camfast
@@ -135,6 +135,18 @@ def test_a_backbone_in_the_models_own_no_grad_block():
     activations = model.backbone(x).detach().requires_grad_()
     model.head(activations.square().mean((2, 3)))[:, 1].sum().backward()
     assert got.heatmaps.equal(ops.cam(activations.detach(), activations.grad, size=(10, 10))[0])
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", [camfast.GradCAM, camfast.CAM])
+def test_a_model_that_changes_its_input_does_so_once(context, method):
+    model, x = NormalizesInPlace().eval(), torch.rand(2, 3, 16, 16)
+    expected = method(model.inner, "act2").explain((x - 0.5) / 0.25)
+    with context():
+        born_here = x * 1
+        explained = method(model).explain(born_here)  # which first has to find its layer
+    torch.testing.assert_close(explained.logits, expected.logits)
+    torch.testing.assert_close(explained.heatmaps, expected.heatmaps)
 
 
 def test_no_graph_before_the_layer_and_no_gradient_but_at_the_layer(monkeypatch):
@@ -437,7 +449,8 @@ def test_compiled_and_parallel_wrappers_are_looked_through():
     in_place = copy.deepcopy(model)
     in_place.compile(backend="eager")
     in_place.conv.compile(backend="eager")
-    in_place(x)
+    with torch.no_grad():
+        in_place(x)  # compiled code for just the mode in which the model will run, without any hook
     assert camfast.GradCAM(in_place, "act2")(x).equal(expected)
 
 
@@ -559,6 +572,8 @@ class TestCAM:
             camfast.CAM(CifarNet(), "conv3")(x)
         with pytest.raises(ValueError, match="one linear layer after 'conv'"):
             camfast.CAM(PooledNet(), "conv")(x)  # a ReLU lies between
+        with pytest.raises(ValueError, match="one linear layer after 'conv'"):
+            camfast.CAM(PooledNet(inplace=True), "conv")(x)  # which must not reach what the convolution put out
         with pytest.raises(ValueError, match="CAM explains one target layer, 2 were given"):
             camfast.CAM(PooledNet(), ["conv", "act2"])
         with pytest.raises(ValueError, match="targets are callables, for which CAM has no weights"):

@@ -1,5 +1,7 @@
 """Photos of every mode, and files that are no photos."""
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,6 +131,17 @@ def test_outputs_that_cannot_be_written(tmp_path):
         write_png(there / "under" / "a.png", pixels)
     with pytest.raises(OutputError, match="folder /proc/camfast cannot be made"):
         write_png("/proc/camfast/a.png", pixels)
+
+
+def test_a_full_disk_leaves_nothing_and_is_named(tmp_path, monkeypatch):
+    def save(self, path, format):
+        path.write_bytes(b"half a picture")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OutputError, match=r"a.png cannot be written: No space left on device"):
+        write_png(tmp_path / "a.png", np.zeros((2, 2, 3), dtype=np.uint8))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_fails_leaves_nothing(tmp_path):

@@ -1,5 +1,7 @@
 """Video in, explained video out; and files that are not what they seem."""
 
+import itertools
+import re
 import threading
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +15,7 @@ from clips import moving_square, read_clip, write_clip
 import camfast
 from camfast import demo
 from camfast.errors import InputError, OutputError
+from camfast.images import write_png
 from camfast.models import LoadedModel
 from camfast.preprocess import Preprocessing
 from camfast.video import VideoReader, annotate_video
@@ -154,22 +157,50 @@ class TestDamage:
         assert len(read_clip(tmp_path / "out.mp4")[0]) == summary.frames
         assert f"{60 - summary.frames} of 60 frames are missing" in summary.damage
 
-    def test_damage_in_the_middle_is_skipped_and_counted(self, tmp_path, small, whole):
-        content = bytearray(whole.read_bytes())
-        middle = len(content) // 2
-        content[middle : middle + 2000] = bytes(np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8))
+    def test_damaged_packets_are_skipped_and_counted(self, tmp_path, small):
+        source = write_clip(tmp_path / "in.mkv", moving_square(10, 48, 64), codec="mjpeg", pix_fmt="yuvj420p")
         bad = tmp_path / "bad.mkv"
-        bad.write_bytes(content)
+        with av.open(str(source)) as whole, av.open(str(bad), "w") as damaged:
+            stream = damaged.add_stream_from_template(whole.streams.video[0])
+            for i, packet in enumerate(whole.demux(whole.streams.video[0])):
+                if packet.dts is None:
+                    continue
+                if i in (3, 4, 8):
+                    noise = av.Packet(bytes(100))
+                    noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
+                    packet = noise
+                packet.stream = stream
+                damaged.mux(packet)
         summary = annotate(bad, tmp_path / "out.mp4", small)
-        assert summary.frames > 30
-        assert len(read_clip(tmp_path / "out.mp4")[0]) == summary.frames
+        assert summary.damage == "3 damaged packets were skipped"
+        frames, times = read_clip(tmp_path / "out.mp4")
+        assert len(frames) == summary.frames == 7
+        assert [round(t * 25) for t in times] == [0, 1, 2, 5, 6, 7, 9]
+
+    def test_reading_that_breaks_off_keeps_what_the_decoder_holds(self, whole):
+        class BreaksOff:
+            def __init__(self, container):
+                self.container = container
+
+            def demux(self, *streams):
+                yield from itertools.islice(self.container.demux(*streams), 20)
+                raise av.error.InvalidDataError(1, "Input/output error")
+
+            def close(self):
+                self.container.close()
+
+        with VideoReader(whole) as reader:
+            reader.container = BreaksOff(reader.container)
+            frames = list(reader.frames())
+        assert len(frames) == 20
+        assert re.fullmatch(r"reading broke off \(Input/output error\); the last 1\.\d\d s are missing", reader.damage)
 
     def test_a_cut_mp4_without_its_index_is_refused(self, tmp_path, small):
         source = write_clip(tmp_path / "in.mp4", moving_square(30, 48, 64))
         cut = tmp_path / "cut.mp4"
         cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
         with pytest.raises(
-            InputError, match="cut.mp4 is not a video that FFmpeg can open, or is cut off before its index"
+            InputError, match="cut.mp4 is not a video file in a known format, or is cut off before its index"
         ):
             annotate(cut, tmp_path / "out.mp4", small)
         assert not (tmp_path / "out.mp4").exists()
@@ -178,6 +209,7 @@ class TestDamage:
 def test_what_is_not_a_video(tmp_path, small):
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "empty.mp4").touch()
+    write_png(tmp_path / "photo.png", np.zeros((8, 8, 3), dtype=np.uint8))
     (tmp_path / "random.mp4").write_bytes(np.random.default_rng(0).bytes(10000))
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=48000, layout="mono")
@@ -190,6 +222,7 @@ def test_what_is_not_a_video(tmp_path, small):
         ("empty.mp4", r"empty.mp4 is empty \(0 bytes\)"),
         ("text.mp4", "text.mp4 is not a video"),
         ("random.mp4", "random.mp4 is not a video"),
+        ("photo.png", "photo.png is not a video"),
         ("sound.mp4", "sound.mp4 has no video stream"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -249,7 +282,7 @@ def test_outputs_that_are_refused(tmp_path, small):
 
 
 def test_an_error_on_the_way_leaves_no_file(tmp_path, small):
-    source = write_clip(tmp_path / "in.mp4", moving_square(12, 48, 64))
+    source = write_clip(tmp_path / "in.mp4", moving_square(120, 48, 64))
     with pytest.raises(ValueError, match="targets has class 99; expected 0 to 4"):
         annotate(source, tmp_path / "out.mp4", small, target=99)
     with pytest.raises(ValueError, match="batch_size=0 is out of range"):
@@ -260,7 +293,8 @@ def test_an_error_on_the_way_leaves_no_file(tmp_path, small):
 
         def explain(self, *args, **kwargs):
             self.calls += 1
-            if self.calls == 3:
+            if self.calls == 25:  # so late that the encoder has begun to write
+                assert list(tmp_path.glob(".there.*.partial.mp4"))
                 raise KeyError("in the middle")
             return super().explain(*args, **kwargs)
 

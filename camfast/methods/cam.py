@@ -44,7 +44,7 @@ class CAM(Engine):
             raise ValueError("targets are callables, for which CAM has no weights; give classes, or use GradCAM")
         (name,) = layers
         if self._head is None:
-            self._head = self._find_head(layers, x[:1])
+            self._head = self._find_head(layers, x[:1].clone())  # a model may change its input in place
         result = forward(self.model, layers, x, self._select)
         with torch.no_grad():
             indices = targets.resolve(result.output)

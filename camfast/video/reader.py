@@ -17,9 +17,9 @@ import numpy.typing as npt
 from camfast.errors import InputError
 from camfast.files import check_input
 
-# A playlist in a local file could otherwise make FFmpeg open other files, or addresses.
-_LOCAL_ONLY = {"protocol_whitelist": "file"}
-_PLAYLISTS = ("hls", "concat", "dash", "imf", "sdp")
+# Containers of one file each. A playlist could make FFmpeg open other files, or addresses.
+_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,dv,rm,wtv,ivf,gif,apng,yuv4mpegpipe,h264,hevc,av1,obu,m4v,mpegvideo"
+_ONE_LOCAL_FILE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,12 @@ class VideoReader:
         self.path = Path(path)
         check_input(self.path)
         try:
-            self.container = av.open(str(self.path), options=_LOCAL_ONLY)
+            self.container = av.open(str(self.path), options=_ONE_LOCAL_FILE)
         except (av.error.FFmpegError, ValueError) as error:
             raise InputError(
-                f"{self.path} is not a video that FFmpeg can open, or is cut off before its index ({_reason(error)})"
+                f"{self.path} is not a video file in a known format, or is cut off before its index ({_reason(error)})"
             ) from None
         try:
-            if any(name in _PLAYLISTS for name in self.container.format.name.split(",")):
-                raise InputError(f"{self.path} is a playlist ({self.container.format.name}); give the video itself")
             if not self.container.streams.video:
                 raise InputError(f"{self.path} has no video stream")
             self.stream = self.container.streams.video[0]
