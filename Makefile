@@ -59,7 +59,8 @@ $(VENV)/.torch: | machine
 
 # Compiled again when a native source or the build itself changes.
 $(VENV)/.built: $(VENV)/.torch $(NATIVE)
-	$(PIP) install --quiet --no-build-isolation --editable ".[demo]"
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-build-isolation --editable ".[demo]"
+	$(BIN)/python -c 'import camfast; print(camfast.backends())'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.built

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "../cam_math.h"
-#include "../cam_operands.h"
+#include "../cam_operator.h"
 
 namespace camfast {
 namespace {
@@ -128,74 +128,57 @@ Range<Acc> upsample(
   return range;
 }
 
-template <typename T, typename Acc>
-void run(
-    const Operands& operands,
-    const Tensor& activations,
-    const std::optional<Tensor>& gradients,
-    const std::optional<Tensor>& given_weights,
-    bool relu,
-    bool normalize) {
-  const Shape shape = operands.shape;
-  const T* activation_data = activations.const_data_ptr<T>();
-  const T* gradient_data = gradients ? gradients->const_data_ptr<T>() : nullptr;
-  const Acc* weight_data = given_weights ? given_weights->const_data_ptr<Acc>() : nullptr;
-  Acc* heatmaps = operands.heatmaps.mutable_data_ptr<Acc>();
-  Acc* ranges = operands.ranges.mutable_data_ptr<Acc>();
+struct Cpu {
+  template <typename T, typename Acc>
+  static void run(const Call& call) {
+    const Operands& operands = call.operands;
+    const Shape shape = operands.shape;
+    const T* activations = call.activations.const_data_ptr<T>();
+    const T* gradients = call.gradients ? call.gradients->const_data_ptr<T>() : nullptr;
+    const Acc* given_weights = call.weights ? call.weights->const_data_ptr<Acc>() : nullptr;
+    Acc* heatmaps = operands.heatmaps.mutable_data_ptr<Acc>();
+    Acc* ranges = operands.ranges.mutable_data_ptr<Acc>();
 
-  std::vector<Tap<Acc>> columns(shape.width);
-  for (int64_t x = 0; x < shape.width; ++x) columns[x] = source_tap<Acc>(x, shape.layer_width, shape.width);
+    std::vector<Tap<Acc>> columns(shape.width);
+    for (int64_t x = 0; x < shape.width; ++x) columns[x] = source_tap<Acc>(x, shape.layer_width, shape.width);
 
-  torch::stable::parallel_for(0, shape.samples, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Acc> weights(shape.channels), layer(shape.layer_pixels()), blended_row(shape.layer_width);
-    for (int64_t n = begin; n < end; ++n) {
-      if (gradient_data != nullptr) {
-        const Planes<T> planes{gradient_data + n * operands.gradients.sample, operands.gradients};
-        pool_gradients(planes, shape, weights.data());
-      } else {
-        for (int64_t c = 0; c < shape.channels; ++c)
-          weights[c] = weight_data[n * operands.weights_sample + c * operands.weights_channel];
+    torch::stable::parallel_for(0, shape.samples, 1, [&](int64_t begin, int64_t end) {
+      std::vector<Acc> weights(shape.channels), layer(shape.layer_pixels()), blended_row(shape.layer_width);
+      for (int64_t n = begin; n < end; ++n) {
+        if (gradients != nullptr) {
+          pool_gradients(
+              Planes<T>{gradients + n * operands.gradients.sample, operands.gradients}, shape, weights.data());
+        } else {
+          for (int64_t c = 0; c < shape.channels; ++c)
+            weights[c] = given_weights[n * operands.weights_sample + c * operands.weights_channel];
+        }
+        weighted_sum(
+            Planes<T>{activations + n * operands.activations.sample, operands.activations},
+            weights.data(),
+            shape,
+            layer.data());
+
+        Acc* heatmap = heatmaps + n * shape.pixels();
+        if (!std::all_of(layer.begin(), layer.end(), is_usable<Acc>)) {
+          std::fill_n(heatmap, shape.pixels(), Acc(0));
+          ranges[2 * n] = ranges[2 * n + 1] = std::numeric_limits<Acc>::quiet_NaN();
+          continue;
+        }
+        if (call.relu) std::transform(layer.begin(), layer.end(), layer.begin(), rectify<Acc>);
+
+        const Range<Acc> range = upsample(layer.data(), shape, columns, blended_row.data(), heatmap);
+        ranges[2 * n] = range.low;
+        ranges[2 * n + 1] = range.high;
+        if (call.normalize)
+          for (int64_t i = 0; i < shape.pixels(); ++i) heatmap[i] = range.normalize(heatmap[i]);
       }
-      const Planes<T> planes{activation_data + n * operands.activations.sample, operands.activations};
-      weighted_sum(planes, weights.data(), shape, layer.data());
-
-      Acc* heatmap = heatmaps + n * shape.pixels();
-      if (!std::all_of(layer.begin(), layer.end(), is_usable<Acc>)) {
-        std::fill_n(heatmap, shape.pixels(), Acc(0));
-        ranges[2 * n] = ranges[2 * n + 1] = std::numeric_limits<Acc>::quiet_NaN();
-        continue;
-      }
-      if (relu) std::transform(layer.begin(), layer.end(), layer.begin(), rectify<Acc>);
-
-      const Range<Acc> range = upsample(layer.data(), shape, columns, blended_row.data(), heatmap);
-      ranges[2 * n] = range.low;
-      ranges[2 * n + 1] = range.high;
-      if (normalize)
-        for (int64_t i = 0; i < shape.pixels(); ++i) heatmap[i] = range.normalize(heatmap[i]);
-    }
-  });
-}
-
-std::tuple<Tensor, Tensor> cam(
-    const Tensor& activations,
-    const std::optional<Tensor>& gradients,
-    const std::optional<Tensor>& weights,
-    const std::string& rule,
-    const std::optional<std::vector<int64_t>>& size,
-    bool relu,
-    bool normalize) {
-  const Operands operands = check_operands(activations, gradients, weights, rule, size);
-  if (operands.shape.samples > 0) {
-    dispatch_element_type(activations.scalar_type(), [&]<typename T, typename Acc>() {
-      run<T, Acc>(operands, activations, gradients, weights, relu, normalize);
     });
   }
-  return {operands.heatmaps, operands.ranges};
-}
+};
 
 }  // namespace
 }  // namespace camfast
 
 STABLE_TORCH_LIBRARY_IMPL(camfast, CPU, m) {
-  m.impl("cam", TORCH_BOX(&camfast::cam));
+  m.impl("cam", TORCH_BOX(&camfast::cam<camfast::Cpu>));
 }

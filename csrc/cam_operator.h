@@ -1,5 +1,6 @@
-// Checks the operands of `cam` and allocates its results, for every backend. The checks guard memory: the Python
-// wrapper has the errors that people read, this is what TorchScript, C++ and direct callers meet.
+// What `cam` does in every backend: check the operands, allocate the results, dispatch over element types. The checks
+// guard memory: the Python wrapper has the errors that people read, these are what TorchScript, C++ and direct callers
+// meet.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -26,6 +27,15 @@ struct Operands {
   int64_t weights_sample = 0, weights_channel = 0;  // strides of the given weights [N, C]
   Tensor heatmaps;                                  // [N, H, W], in the type of accumulation
   Tensor ranges;                                    // [N, 2]: minimum and maximum before normalization
+};
+
+// One call, checked.
+struct Call {
+  const Operands& operands;
+  const Tensor& activations;
+  const std::optional<Tensor>& gradients;
+  const std::optional<Tensor>& weights;
+  bool relu, normalize;
 };
 
 inline Strides strides_of(const Tensor& t) {
@@ -106,19 +116,36 @@ inline Operands check_operands(
   return operands;
 }
 
-// Calls run<T, Acc>() for the element type of the activations and the type it accumulates in.
-template <typename Run>
-void dispatch_element_type(ScalarType type, const Run& run) {
-  switch (type) {
-    case ScalarType::Double:
-      return run.template operator()<double, double>();
-    case ScalarType::Half:
-      return run.template operator()<torch::headeronly::Half, float>();
-    case ScalarType::BFloat16:
-      return run.template operator()<torch::headeronly::BFloat16, float>();
-    default:  // check_operands let nothing else through
-      return run.template operator()<float, float>();
+// The operator, for a backend that has
+//   template <typename T, typename Acc> static void run(const Call&)
+// where T is the type of the activations and Acc the one it accumulates in.
+template <typename Backend>
+std::tuple<Tensor, Tensor> cam(
+    const Tensor& activations,
+    const std::optional<Tensor>& gradients,
+    const std::optional<Tensor>& weights,
+    const std::string& rule,
+    const std::optional<std::vector<int64_t>>& size,
+    bool relu,
+    bool normalize) {
+  const Operands operands = check_operands(activations, gradients, weights, rule, size);
+  const Call call{operands, activations, gradients, weights, relu, normalize};
+  if (operands.shape.samples > 0) {
+    switch (activations.scalar_type()) {
+      case ScalarType::Double:
+        Backend::template run<double, double>(call);
+        break;
+      case ScalarType::Half:
+        Backend::template run<torch::headeronly::Half, float>(call);
+        break;
+      case ScalarType::BFloat16:
+        Backend::template run<torch::headeronly::BFloat16, float>(call);
+        break;
+      default:  // check_operands let nothing else through
+        Backend::template run<float, float>(call);
+    }
   }
+  return {operands.heatmaps, operands.ranges};
 }
 
 }  // namespace camfast

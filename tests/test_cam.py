@@ -1,0 +1,36 @@
+"""CAM: by hand, and what it refuses."""
+
+import pytest
+import torch
+from nets import CifarNet, PooledNet
+
+import camfast
+from camfast import ops
+
+
+class TestCAM:
+    def test_by_hand(self):
+        model, x = PooledNet().eval(), torch.randn(3, 3, 16, 16)
+        with camfast.capture(model, "act2") as seen, torch.no_grad():
+            model(x)
+        weights = model.head.weight[torch.tensor([0, 4, 2])].detach()
+        expected = ops.cam(seen.activations["act2"], weights=weights, size=(16, 16), relu=False)
+        explained = camfast.CAM(model).explain(x, [0, 4, 2])
+        assert explained.heatmaps.equal(expected[0])
+        assert explained.ranges.equal(expected[1])
+        assert (explained.ranges[:, 0] < 0).any()  # negative evidence is kept
+
+    def test_other_forms_are_refused(self):
+        x = torch.randn(1, 3, 32, 32)
+        with pytest.raises(
+            ValueError, match="CifarNet is not global average pooling and one linear layer after 'conv3'"
+        ):
+            camfast.CAM(CifarNet(), "conv3")(x)
+        with pytest.raises(ValueError, match="one linear layer after 'conv'"):
+            camfast.CAM(PooledNet(), "conv")(x)  # a ReLU lies between
+        with pytest.raises(ValueError, match="one linear layer after 'conv'"):
+            camfast.CAM(PooledNet(inplace=True), "conv")(x)  # which must not reach what the convolution put out
+        with pytest.raises(ValueError, match="CAM explains one target layer, 2 were given"):
+            camfast.CAM(PooledNet(), ["conv", "act2"])
+        with pytest.raises(ValueError, match="targets are callables, for which CAM has no weights"):
+            camfast.CAM(PooledNet())(x, lambda output: output[0])

@@ -1,0 +1,190 @@
+"""What holds after every call: nothing is left behind in a model, and nothing of a model's state is in the way."""
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
+import psutil
+import pytest
+import torch
+from fingerprint import assert_same, fingerprint
+from nets import FrozenBackbone, NormalizesInPlace, PooledNet, Raises
+
+import camfast
+from camfast import ops
+
+
+@pytest.mark.parametrize("method", [camfast.GradCAM, camfast.CAM])
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_no_trace(method, training):
+    model = PooledNet(inplace=True).train(training)
+    model.norm.eval()  # a mixed state must come back mixed
+    model.stem.weight.requires_grad_(False)
+    x = torch.randn(2, 3, 16, 16)
+    model(x).sum().backward()
+    before = fingerprint(model)
+    method(model)(x)
+    camfast.explain(model, x, targets=1)
+    assert_same(before, fingerprint(model))
+
+
+def test_explains_as_in_evaluation_mode():
+    model = PooledNet()
+    x = torch.randn(2, 3, 16, 16)
+    in_training = camfast.GradCAM(model.train()).explain(x)
+    assert model.training
+    assert in_training.logits.equal(model.eval()(x))
+    assert in_training.heatmaps.equal(camfast.GradCAM(model)(x))
+
+
+def test_the_users_exception_comes_through_and_nothing_stays():
+    model = Raises().train()
+    x = torch.randn(1, 3, 8, 8)
+    before = fingerprint(model)
+    cam = camfast.GradCAM(model, "conv")
+    for context in (torch.enable_grad(), torch.no_grad(), torch.inference_mode()):
+        with context:
+            mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            with pytest.raises(KeyError, match="the user's own exception"):
+                cam(x)
+            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == mode
+    assert_same(before, fingerprint(model))
+    model.broken = False
+    assert cam(x).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("layer", ["stem", "norm", "conv", "act2"])
+def test_in_place_relu_after_the_layer_changes_nothing(inplace, layer):
+    model, x = PooledNet(inplace=False).eval(), torch.randn(2, 3, 16, 16)
+    expected = camfast.GradCAM(model, layer)(x, 2)
+    other = PooledNet(inplace=inplace).eval()
+    other.load_state_dict(model.state_dict())
+    assert camfast.GradCAM(other, layer)(x, 2).equal(expected)
+    assert expected.amax() == 1
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_under_any_grad_mode_and_frozen(context, frozen):
+    model, x = PooledNet().eval(), torch.randn(2, 3, 16, 16)
+    expected = camfast.GradCAM(model)(x)
+    model.requires_grad_(not frozen)
+    with context():
+        born_here = x * 1  # an inference tensor, where there is such a mode
+        assert camfast.GradCAM(model)(x).equal(expected)
+        assert camfast.GradCAM(model)(born_here).equal(expected)
+        assert camfast.CAM(model)(born_here).shape == expected.shape
+
+
+def test_a_backbone_in_the_models_own_no_grad_block():
+    model, x = FrozenBackbone(), torch.randn(2, 3, 10, 10)
+    got = camfast.GradCAM(model, "backbone").explain(x, 1)
+    activations = model.backbone(x).detach().requires_grad_()
+    model.head(activations.square().mean((2, 3)))[:, 1].sum().backward()
+    assert got.heatmaps.equal(ops.cam(activations.detach(), activations.grad, size=(10, 10))[0])
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("method", [camfast.GradCAM, camfast.CAM])
+def test_a_model_that_changes_its_input_does_so_once(context, method):
+    model, x = NormalizesInPlace().eval(), torch.rand(2, 3, 16, 16)
+    expected = method(model.inner, "act2").explain((x - 0.5) / 0.25)
+    with context():
+        born_here = x * 1
+        explained = method(model).explain(born_here)  # which first has to find its layer
+    torch.testing.assert_close(explained.logits, expected.logits)
+    torch.testing.assert_close(explained.heatmaps, expected.heatmaps)
+
+
+def test_no_graph_before_the_layer_and_no_gradient_but_at_the_layer(monkeypatch):
+    model, x = PooledNet().eval(), torch.randn(1, 3, 16, 16)
+    modes = {}
+    handles = [
+        module.register_forward_hook(lambda m, args, output, name=name: modes.__setitem__(name, output.requires_grad))
+        for name, module in model.named_modules()
+        if name
+    ]
+    asked = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda out, inputs, **k: asked.extend(inputs) or grad(out, inputs, **k))
+    camfast.GradCAM(model, "conv")(x)
+    for handle in handles:
+        handle.remove()
+    assert modes == {
+        "stem": False,
+        "norm": False,
+        "act": False,
+        "conv": False,
+        "act2": True,
+        "dropout": True,
+        "head": True,
+    }
+    assert [tuple(t.shape) for t in asked] == [(1, 16, 8, 8)]
+
+
+def test_two_threads_on_one_engine_never_mix():
+    model = PooledNet().train()  # so that both also switch modes
+    cam = camfast.GradCAM(model, "act2")
+    inputs = [torch.randn(2, 3, 24, 24) for _ in range(2)]
+    targets = [[0, 1], [3, 4]]
+    expected = [cam.explain(x, t) for x, t in zip(inputs, targets, strict=True)]
+    wrong = []
+
+    def work(i):
+        for _ in range(100):
+            got = cam.explain(inputs[i], targets[i])
+            if not (got.heatmaps.equal(expected[i].heatmaps) and got.logits.equal(expected[i].logits)):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert all(module.training for module in model.modules())
+    assert fingerprint(model)["hooks"] == 0
+
+
+def test_a_thousand_calls_with_flat_memory_and_no_hook_left():
+    model = PooledNet().eval()
+    x = torch.randn(4, 3, 64, 64)
+    cam = camfast.GradCAM(model)
+    process = psutil.Process()
+
+    def call(times):
+        for _ in range(times):
+            cam(x)
+        gc.collect()
+        return process.memory_info().rss, sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    call(200)
+    bytes_before, tensors_before = call(1)
+    bytes_after, tensors_after = call(1000)
+    # One heatmap batch is 64 KiB: a leak of one a call would be 62 MiB.
+    assert bytes_after - bytes_before < 8 * 2**20
+    assert tensors_after <= tensors_before
+    assert fingerprint(model)["hooks"] == 0
+
+
+def test_results_do_not_keep_the_graph_or_the_model():
+    model, x = PooledNet().eval(), torch.randn(1, 3, 16, 16)
+    explained = camfast.GradCAM(model).explain(x)
+    assert not any(t.requires_grad for t in (explained.heatmaps, explained.logits, explained.ranges))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_explained_models_copy_and_pickle_without_a_trace():
+    model, x = PooledNet().eval(), torch.randn(1, 3, 16, 16)
+    pickled = pickle.dumps(model)
+    cam = camfast.GradCAM(model)
+    expected = cam(x)
+    assert pickle.dumps(model) == pickled
+    assert camfast.GradCAM(copy.deepcopy(model))(x).equal(expected)
+    assert pickle.loads(pickle.dumps(cam))(x).equal(expected)
