@@ -18,9 +18,9 @@ from camfast.errors import InputError
 from camfast.files import check_input
 
 # Containers of one file each. A playlist could make FFmpeg open other files, or addresses.
-_FORMATS = ",".join(
-    "mov matroska avi mpegts mpeg flv asf ogg mxf nut dv rm wtv ivf gif apng yuv4mpegpipe "
-    "h264 hevc av1 obu m4v mpegvideo".split()
+_FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,dv,rm,wtv,ivf,gif,apng,yuv4mpegpipe,"
+    "h264,hevc,av1,obu,m4v,mpegvideo"
 )
 _ONE_LOCAL_FILE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
