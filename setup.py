@@ -152,7 +152,12 @@ def extensions(decision: Decision, toolkit: Toolkit | None) -> list:
     if decision.cuda and toolkit is not None:
         os.environ["CUDA_HOME"] = toolkit.home  # read when torch.utils.cpp_extension is imported
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
-    import pybind11
+    try:
+        import pybind11
+    except ImportError:
+        raise BuildError(
+            "pybind11 is not installed in the environment of this build. Run: pip install pybind11"
+        ) from None
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 

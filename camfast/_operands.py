@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,12 +75,17 @@ def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, i
     samples, _, layer_height, layer_width = activations.shape
     if size is None:
         return layer_height, layer_width
-    if len(size) != 2 or not all(isinstance(side, (int, torch.SymInt)) for side in size):
+    sides = tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(map(_is_whole, sides)):
         raise ValueError(f"size={size!r}; expected (height, width), two whole numbers")
-    height, width = size
+    height, width = (side if isinstance(side, torch.SymInt) else operator.index(side) for side in sides)
     if height < 1 or width < 1 or height >= LONGEST_SIDE or width >= LONGEST_SIDE:
-        raise ValueError(f"size={tuple(size)}; expected sides from 1 to 2**30 - 1")
+        raise ValueError(f"size={sides}; expected sides from 1 to 2**30 - 1")
     itemsize = accumulation_type(activations.dtype).itemsize
     if samples * height * width * itemsize > LARGEST_BYTE_COUNT:
-        raise ValueError(f"size={tuple(size)} for {samples} samples takes more bytes than can be addressed")
+        raise ValueError(f"size={sides} for {samples} samples takes more bytes than can be addressed")
     return height, width
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor))

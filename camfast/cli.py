@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from camfast import demo
 from camfast.engine import Engine
 from camfast.environment import report
@@ -45,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, also not at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
-    except (CamfastError, ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+    except (CamfastError, ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         return _fail(_one_line(error))
 
 
@@ -106,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "layers",
         "list the layers that can be explained",
-        "camfast layers resnet50\n  camfast layers timm:convnext_tiny --weights random",
+        "camfast layers resnet50\n  camfast layers timm:convnext_tiny --all",
     )
     layers.add_argument("model", metavar="MODEL", help="efficientnet_lite0, a torchvision model, or timm:NAME")
     layers.add_argument("--all", action="store_true", help="also layers without a feature map")
@@ -170,21 +169,22 @@ def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 
 def _image(options: argparse.Namespace) -> int:
-
     outputs = output_names(options.paths, options.output)
     make_folder(options.output)
     model, cam, target = _load(options)
@@ -212,7 +212,6 @@ def _image(options: argparse.Namespace) -> int:
 
 
 def _video(options: argparse.Namespace) -> int:
-
     # What can be refused at once is refused before a model is loaded.
     check_suffix(options.output)
     check_input(options.path)
@@ -241,26 +240,22 @@ def _video(options: argparse.Namespace) -> int:
 
 
 def _layers(options: argparse.Namespace) -> int:
-
     print(layer_table(options.model, everything=options.all))
     return SUCCESS
 
 
 def _demo(options: argparse.Namespace) -> int:
-
     demo.run(options.output, options.device, quiet=options.quiet)
     return SUCCESS
 
 
 def _env(options: argparse.Namespace) -> int:
-
     print(report())
     return SUCCESS
 
 
 def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine, int | None]:
     """The model, the engine on it, and the target class, from the options that the commands share."""
-
     method = get_method(options.method)
     check_colormap(options.colormap)
     model = load_model(options.model, options.weights, options.device)

@@ -15,6 +15,7 @@ from camfast.explanation import Explanation
 from camfast.layers import find_target_layer, resolve_layers, trace_layers
 from camfast.passes import prepared
 from camfast.targets import Classes, Scores, Target, check_targets
+from camfast.wrappers import plain_module
 
 Self = TypeVar("Self", bound="Engine")
 Layers = nn.Module | str | Sequence[nn.Module | str]
@@ -38,7 +39,7 @@ class Engine(ABC):
         *,
         output: Selector | None = None,
     ) -> None:
-        self.model = _plain_module(model)
+        self.model = plain_module(model)
         self.reshape_transform = reshape_transform
         self.output = output
         self._layers: Mapping[str, nn.Module] | None = None
@@ -76,7 +77,7 @@ class Engine(ABC):
         wanted = check_targets(targets, len(x))
         size = (x.shape[-2], x.shape[-1]) if size is None else size
         if len(x) == 0:
-            return self._explain_nothing(x, size)
+            return self._explain_nothing(x, targets if callable(targets) else None, size)
         if self._layers is None:
             self._layers = self._find_layers(x)
         return self._explain(self._layers, x, wanted, size)
@@ -93,11 +94,11 @@ class Engine(ABC):
             runs = trace_layers(self.model, sample)
         return resolve_layers(self.model, find_target_layer(runs))
 
-    def _explain_nothing(self, x: Tensor, size: tuple[int, int]) -> Explanation:
+    def _explain_nothing(self, x: Tensor, targets: Target, size: tuple[int, int]) -> Explanation:
         # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.
-        blank = self.explain(x.new_zeros((1, *x.shape[1:])), size=size)
-        targets = None if blank.targets is None else blank.targets[:0]
-        return Explanation(blank.heatmaps[:0], blank.logits[:0], targets, blank.ranges[:0])
+        blank = self.explain(x.new_zeros((1, *x.shape[1:])), targets, size=size)
+        classes = None if blank.targets is None else blank.targets[:0]
+        return Explanation(blank.heatmaps[:0], blank.logits[:0], classes, blank.ranges[:0])
 
     def _feature_maps(self, name: str, tensor: Tensor) -> Tensor:
         """What a layer put out, or its gradient, as [N, C, h, w]."""
@@ -163,24 +164,6 @@ def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, 
 def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tensor, Tensor]:
     """The operator with one channel of weight one: interpolation, and normalization where asked for."""
     return ops.cam(maps[:, None], weights=maps.new_ones((len(maps), 1)), size=size, relu=False, normalize=normalize)
-
-
-def _plain_module(model: nn.Module) -> nn.Module:
-    """The module that hooks can see into: without the wrappers of torch.compile and of data parallelism."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
-            break
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            "model is a torch.jit.ScriptModule, which hooks cannot see into; give the module it was made from"
-        )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    return model
 
 
 def _check_input(x: Any) -> None:

@@ -50,4 +50,4 @@ def _build() -> str:
     if BUILD_INFO is None:
         return LOAD_ERROR or "none"
     cuda = f"CUDA {BUILD_INFO['cuda']} ({BUILD_INFO['cuda_architectures']})" if BUILD_INFO["cuda"] else "no CUDA"
-    return f"torch {BUILD_INFO['torch']}, {cuda}, gcc {BUILD_INFO['compiler']}"
+    return f"torch {BUILD_INFO['torch']}, {cuda}, {BUILD_INFO['compiler']}"

@@ -17,7 +17,9 @@ def check_input(path: Path) -> None:
             raise InputError(f"{path} is a directory; expected a file")
         if not path.exists():
             raise InputError(f"{path} does not exist")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file")
+        if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes)")
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied") from None

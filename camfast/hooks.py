@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ class Capture:
 @contextmanager
 def capture(
     model: nn.Module,
-    layers: nn.Module | str | Sequence[nn.Module | str] | Mapping[str, nn.Module],
+    layers: nn.Module | str | Sequence[nn.Module | str],
     gradients: bool = True,
 ) -> Iterator[Capture]:
     """Capture activations, and the gradients of a backward pass, of some layers.
@@ -93,6 +93,8 @@ def capture(
         name = names[index]
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if torch._C._current_graph_task_id() != -1:  # recomputed in a backward pass, by gradient checkpointing
+                return
             tensor = require_tensor(name, output)
             seen.activations[name] = tensor.detach().clone()
             if gradients and tensor.requires_grad:

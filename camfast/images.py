@@ -37,7 +37,7 @@ def read_image(path: str | Path) -> RGB:
         raise InputError(f"{path} is not an image that Pillow knows") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways of saying that a file is damaged
+    except Exception as error:  # every plugin of Pillow has its own way of saying that a file is damaged
         raise InputError(f"{path} is damaged: {error}") from None
 
 

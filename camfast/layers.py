@@ -39,22 +39,18 @@ class LayerRun:
         return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
 
 
-def resolve_layers(
-    model: nn.Module, layers: nn.Module | str | Sequence[nn.Module | str] | Mapping[str, nn.Module]
-) -> dict[str, nn.Module]:
+def resolve_layers(model: nn.Module, layers: nn.Module | str | Sequence[nn.Module | str]) -> dict[str, nn.Module]:
     """Modules by dotted name, in the order given.
 
     Raises:
         ValueError: nothing was given, or a layer is not in the model (with the closest names).
         TypeError: a layer is neither a module nor a name.
     """
-    if isinstance(layers, Mapping):
-        layers = list(layers.values())
     # nn.Sequential and nn.ModuleList are sequences too, and are one layer.
     given: Sequence[Any] = [layers] if isinstance(layers, (str, nn.Module)) else layers
     if not given:
         raise ValueError("target_layers is empty; give at least one layer, or None to have it found")
-    known = dict(model.named_modules())
+    known = dict(model.named_modules(remove_duplicate=False))  # a shared module has several names
     names = {id(module): name for name, module in reversed(known.items())}
     resolved = {}
     for layer in given:
@@ -121,6 +117,11 @@ def find_target_layer(runs: Sequence[LayerRun]) -> str:
             "and reshape_transform if their output is a sequence of tokens"
         )
     chosen = candidates[-1]
+    if isinstance(runs[chosen].module, nn.LayerNorm):  # which normalizes the last dimension: [N, h, w, C]
+        raise ValueError(
+            f"layer {runs[chosen].name!r} puts out {list(runs[chosen].shape)}, channels last; give target_layers, "
+            "and reshape_transform to make their output [N, C, h, w]"
+        )
     tokens = [run for run in runs[chosen + 1 :] if len(run.shape) == 3 and run.shape[1] > 1]
     if tokens:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from camfast.errors import InputError, ModelError
+from camfast.errors import CamfastError, InputError, ModelError
 from camfast.files import check_input
 from camfast.preprocess import Preprocessing
 from camfast.suggest import did_you_mean
@@ -129,27 +129,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             if importlib.util.find_spec("safetensors") is None:
                 raise ModelError(f"{path} needs safetensors. Run: pip install safetensors")
-            import safetensors.torch
+            from safetensors.torch import load_file
 
-            try:
-                content: Any = safetensors.torch.load_file(path)
-            except safetensors.SafetensorError as error:
-                raise InputError(f"{path} is not a checkpoint: {error}") from None
+            content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CamfastError:
+        raise
     except pickle.UnpicklingError:
         raise ModelError(
             f"checkpoint {path} is refused: it is not a plain state dict, and loading it could run code. "
             "Save model.state_dict() instead"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise InputError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is not a checkpoint, or is damaged: {reason}") from None
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
         raise ModelError(f"checkpoint {path} holds a {type(content).__name__}; expected a state dict of tensors")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
@@ -201,9 +201,10 @@ def _torchvision(name: str) -> _Source:
     default = known["DEFAULT"]
 
     def build(classes: int | None) -> nn.Module:
-        options = {} if classes is None else {"num_classes": classes}
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in ("googlenet", "inception_v3"):
-            options["init_weights"] = True  # what they do anyway, without the warning
+            # As with published weights, which want another normalization; and without minutes of random numbers.
+            options |= {"transform_input": True, "init_weights": False}
         module: nn.Module = models.get_model(name, weights=None, **options)
         return module
 
@@ -241,6 +242,8 @@ def _timm(name: str) -> _Source:
     known = timm.list_models()
     if short.split(".")[0] not in known:
         raise ModelError(f"model {name!r} is unknown; {did_you_mean(short, known)}")
+    if "." in short and short not in timm.list_pretrained(short.split(".")[0] + ".*"):
+        raise ModelError(f"model {name!r} is unknown; {did_you_mean(short, timm.list_pretrained())}")
 
     def build(classes: int | None) -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -280,6 +283,8 @@ def _imagenet_categories() -> Sequence[str]:
 
 
 def _checkpoint_path(weights: str | Path) -> Path | None:
+    if weights in ("DEFAULT", "random"):
+        return None
     path = Path(weights)
     looks_like_file = path.suffix in CHECKPOINT_SUFFIXES or path.exists() or len(path.parts) > 1
     return path if looks_like_file else None
@@ -289,14 +294,15 @@ def _other_class_count(module: nn.Module, state: dict[str, Any]) -> int | None:
     """The number of classes of a checkpoint that fits the model but for that number; None where it is the same."""
     own = module.state_dict()
     different = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
-    counts = {int(state[key].shape[0]) for key in different if state[key].dim() > 0}
+    # Only what is really there counts: an expanded tensor is small in the file and huge in a model.
+    counts = {int(state[key].shape[0]) for key in different if state[key].dim() > 0 and state[key].is_contiguous()}
     return counts.pop() if len(counts) == 1 else None
 
 
 def _check_device(device: str | torch.device) -> torch.device:
     try:
         checked = torch.device(device)
-        torch.empty(0, device=checked)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=checked).cpu()  # which a meta device cannot do either
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
         raise ModelError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
     return checked

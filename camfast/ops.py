@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def cam(
     Returns:
         Heatmaps [N, H, W] and ranges [N, 2] (minimum and maximum of every map before normalization), on the device
         of ``activations``; float32, or float64 for float64 activations. Where an operand requires grad and grad mode
-        is on, the reference computes the result, so that it can be differentiated.
+        is on, or in forward-mode differentiation, the reference computes the result, so that it can be differentiated.
 
     Raises:
         TypeError: an operand is not a dense floating tensor, or dtypes differ.
@@ -65,7 +66,8 @@ def cam(
         use_reference = True
     else:
         operands = (activations, gradients, weights)
-        use_reference = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+        use_reference = differentiated or torch.autograd.forward_ad._current_level >= 0
     if use_reference:
         return reference.cam(
             activations, gradients, weights, rule=rule, size=(height, width), relu=relu, normalize=normalize
@@ -107,6 +109,13 @@ if BUILD_INFO is not None:
     def _cam_fallback(activations: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         _say_once(f"no kernel was built for {activations.device.type}; see camfast.backends()")
         return reference.cam(activations, *args, **kwargs)  # type: ignore[arg-type]
+
+    def _cam_backward(ctx: Any, *gradients: Tensor) -> None:
+        raise NotImplementedError(
+            "torch.ops.camfast.cam cannot be differentiated; call camfast.ops.cam, which then computes it differentiably"
+        )
+
+    torch.library.register_autograd("camfast::cam", _cam_backward)
 
     # Kept alive: the registration ends with the object.
     _FALLBACKS = torch.library.Library("camfast", "IMPL")  # type: ignore[no-untyped-call]

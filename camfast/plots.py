@@ -37,7 +37,7 @@ def panels(
     blended = overlay(image, values, alpha, colormap, region=region)
     top, left, rows, columns = region if region is not None else (0, 0, height, width)
 
-    figure = Figure(figsize=(12, 12 * height / width / 3 + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, min(12 * height / width / 3, 16) + 0.8), layout="constrained")
     axes: Sequence[Axes] = figure.subplots(1, 3, sharex=True, sharey=True)
     for axis, name in zip(axes, ("image", "heatmap", "overlay"), strict=True):
         axis.set_title(name, fontsize=10)

@@ -14,6 +14,10 @@ Fit = Literal["crop", "squash"]
 FITS: tuple[Fit, ...] = ("crop", "squash")
 
 
+_LONGEST = 8
+"""Times the shorter side: no more of the longer one is resized before a crop to a square."""
+
+
 class Region(NamedTuple):
     """A rectangle of a frame, in whole pixels."""
 
@@ -46,8 +50,10 @@ class Preprocessing:
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Model input, float32 [N, 3, crop, crop], from uint8 frames [N, H, W, 3]."""
+        window = self._window(frames.shape[1], frames.shape[2])
         images = frames.permute(0, 3, 1, 2)
-        height, width = self._resized(images.shape[2], images.shape[3])
+        images = images[:, :, window.top : window.top + window.height, window.left : window.left + window.width]
+        height, width = self._resized(window.height, window.width)
         images = F.resize(images, [height, width], InterpolationMode(self.interpolation), antialias=True)
         top, left = self._corner(height, width)
         images = images[:, :, top : top + self.crop, left : left + self.crop]
@@ -57,12 +63,26 @@ class Preprocessing:
 
     def seen(self, height: int, width: int) -> Region:
         """The part of a frame of this size that the model sees, to the nearest pixel."""
-        resized_height, resized_width = self._resized(height, width)
+        window = self._window(height, width)
+        resized_height, resized_width = self._resized(window.height, window.width)
         top, left = self._corner(resized_height, resized_width)
-        rows, columns = height / resized_height, width / resized_width
+        rows, columns = window.height / resized_height, window.width / resized_width
         first_row, last_row = round(top * rows), round((top + self.crop) * rows)
         first_column, last_column = round(left * columns), round((left + self.crop) * columns)
-        return Region(first_row, first_column, max(last_row - first_row, 1), max(last_column - first_column, 1))
+        return Region(
+            window.top + first_row,
+            window.left + first_column,
+            max(last_row - first_row, 1),
+            max(last_column - first_column, 1),
+        )
+
+    def _window(self, height: int, width: int) -> Region:
+        """What of a frame is resized: all of it, or the middle of one so long that most would be cut off again."""
+        longest = _LONGEST * min(height, width)
+        if self.fit == "squash" or max(height, width) <= longest:
+            return Region(0, 0, height, width)
+        kept_height, kept_width = min(height, longest), min(width, longest)
+        return Region((height - kept_height) // 2, (width - kept_width) // 2, kept_height, kept_width)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self.fit == "squash":

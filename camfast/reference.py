@@ -45,9 +45,9 @@ def cam(
     low, high = heatmaps.flatten(1).aminmax(dim=1)
     ranges = torch.stack([low, high], dim=1).masked_fill(unusable[:, None], torch.nan)
     if normalize:
-        low, high = low[:, None, None], high[:, None, None]
-        varied = high > low
-        heatmaps = ((heatmaps - low) / (high - low).where(varied, 1)).where(varied, 0)
+        low, span = low[:, None, None], (high - low)[:, None, None]
+        varied = span > 0  # a denormal span may be flushed to zero
+        heatmaps = ((heatmaps - low) / span.where(varied, 1)).where(varied, 0)
     return heatmaps, ranges
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -45,17 +45,16 @@ def overlay(
         TypeError: frames are not uint8, or heatmaps are not floating.
         ValueError: shapes, alpha, region or colour map are not as described.
     """
-    pixels = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
-    maps = torch.from_numpy(heatmaps) if isinstance(heatmaps, np.ndarray) else heatmaps
+    pixels, maps = _as_tensor("frames", frames), _as_tensor("heatmaps", heatmaps)
+    _check(pixels, maps, alpha)
     single = pixels.dim() == 3
     if single:
         pixels, maps = pixels[None], maps[None]
-    _check(pixels, maps, alpha)
     top, left, height, width = _check_region(region, pixels.shape[1], pixels.shape[2])
     colors = alpha * _color_table(colormap).to(pixels.device)
     if len(maps) and maps.shape[1:] != (height, width):
         maps = interpolate(maps[:, None].float(), (height, width), mode="bilinear", align_corners=False)[:, 0]
-    levels = maps.clamp(0, 1).mul(255).round_().to(pixels.device, torch.int32)
+    levels = maps.nan_to_num(0).clamp(0, 1).mul(255).round_().to(pixels.device, torch.int32)
 
     result = pixels.clone(memory_format=torch.contiguous_format)
     covered = result[:, top : top + height, left : left + width]
@@ -81,14 +80,24 @@ def _color_table(colormap: str) -> Tensor:
     return torch.from_numpy(table.astype(np.float32))
 
 
+def _as_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))  # torch knows no negative strides
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor or an array")
+    return value
+
+
 def _check(pixels: Tensor, maps: Tensor, alpha: float) -> None:
     if pixels.dtype != torch.uint8:
         raise TypeError(f"frames have dtype {pixels.dtype}; expected uint8")
-    if pixels.dim() != 4 or pixels.shape[3] != 3:
-        raise ValueError(f"frames have shape {list(pixels.shape)}; expected [N, H, W, 3]")
+    if pixels.dim() not in (3, 4) or pixels.shape[-1] != 3:
+        raise ValueError(f"frames have shape {list(pixels.shape)}; expected [N, H, W, 3] or [H, W, 3]")
     if not maps.is_floating_point():
         raise TypeError(f"heatmaps have dtype {maps.dtype}; expected a floating dtype, values in [0, 1]")
-    if maps.dim() != 3 or len(maps) != len(pixels):
+    if pixels.dim() == 3 and maps.dim() != 2:
+        raise ValueError(f"heatmaps have shape {list(maps.shape)}; expected [h, w] with one frame [H, W, 3]")
+    if pixels.dim() == 4 and (maps.dim() != 3 or len(maps) != len(pixels)):
         raise ValueError(f"heatmaps have shape {list(maps.shape)}; expected [N, h, w] with N = {len(pixels)}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha} is out of range; expected 0 to 1")

@@ -40,7 +40,8 @@ class Classes:
             raise ValueError(
                 f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes"
             )
-        return self.indices.to(output.device, non_blocking=True)
+        # A copy: the result is not the user's tensor, and not one that inference mode keeps from autograd.
+        return self.indices.to(output.device, non_blocking=True, copy=True)
 
     def score(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of the classes, [N], and the classes."""

@@ -89,7 +89,8 @@ struct Range {
   }
   // A division, not a product with the reciprocal: the maximum becomes exactly 1 and a denormal range does not overflow.
   CAMFAST_HOST_DEVICE Acc normalize(Acc value) const {
-    return high > low ? (value - low) / (high - low) : Acc(0);
+    const Acc span = high - low;  // may be flushed to zero where the two differ by a denormal
+    return span > 0 ? (value - low) / span : Acc(0);
   }
 };
 

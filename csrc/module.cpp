@@ -12,6 +12,12 @@ namespace py = pybind11;
 #define CAMFAST_CUDA_ARCHITECTURES ""
 #endif
 
+#if defined(__clang__)
+#define CAMFAST_COMPILER __VERSION__
+#else
+#define CAMFAST_COMPILER "GCC " __VERSION__
+#endif
+
 namespace {
 
 const char* simd_level() {
@@ -31,7 +37,7 @@ const char* simd_level() {
 py::dict build_info() {
   py::dict info;
   info["torch"] = CAMFAST_TORCH_VERSION;
-  info["compiler"] = __VERSION__;
+  info["compiler"] = CAMFAST_COMPILER;
   info["simd"] = simd_level();
   info["cuda"] = CAMFAST_CUDA_VERSION;
   info["cuda_architectures"] = CAMFAST_CUDA_ARCHITECTURES;

@@ -31,6 +31,7 @@ def write_clip(
     time_base: Fraction | None = None,
     tags: dict | None = None,
     audio: str | None = None,
+    seconds_of_sound: float | None = None,
     container_options: dict | None = None,
     gop: int = 12,
 ) -> Path:
@@ -52,7 +53,7 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if sound is not None:
-            samples = int(48000 * len(frames) / rate)
+            samples = int(48000 * (seconds_of_sound or len(frames) / rate))
             tone = (0.2 * np.sin(np.arange(samples) / 20)).astype(np.float32)
             for start in range(0, samples, 1024):
                 piece = tone[start : start + 1024][None]

@@ -20,6 +20,25 @@ class TestCAM:
         assert explained.ranges.equal(expected[1])
         assert (explained.ranges[:, 0] < 0).any()  # negative evidence is kept
 
+    def test_the_form_is_checked_in_every_call_and_over_what_is_finite(self):
+        class MaxPooled(PooledNet):
+            def forward(self, x):
+                return self.head(self.act2(self.conv(self.act(self.norm(self.stem(x))))).amax((2, 3)))
+
+        model = MaxPooled().eval()
+        torch.nn.init.zeros_(model.conv.weight)  # a map without shape, of which mean and maximum are the same
+        cam, x = camfast.CAM(model, "act2"), torch.randn(1, 3, 16, 16)
+        cam(x)
+        torch.nn.init.normal_(model.conv.weight)
+        with pytest.raises(ValueError, match="is not global average pooling"):
+            cam(x)
+
+        x = torch.randn(3, 3, 16, 16)
+        x[0] = float("nan")
+        explained = camfast.CAM(PooledNet().eval()).explain(x, 1)
+        assert explained.ranges[0].isnan().all()
+        assert explained.heatmaps[1:].amax() == 1
+
     def test_other_forms_are_refused(self):
         x = torch.randn(1, 3, 32, 32)
         with pytest.raises(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from clips import moving_square, read_clip, write_clip
+from conftest import ROOT
 from PIL import Image
 
 import camfast
@@ -200,6 +202,11 @@ class TestVideo:
             "is not global average pooling and one linear layer after '_conv_stem'",
         ),
         (["--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--device", "meta"], "device 'meta' cannot be used"),
+        (
+            ["--model", "timm:resnet10t.bogus"],
+            "model 'timm:resnet10t.bogus' is unknown; did you mean resnet10t.c3_in1k",
+        ),
         (["--colormap", "jett"], "colormap 'jett' is unknown to matplotlib; did you mean jet"),
     ],
 )
@@ -219,8 +226,10 @@ def test_bad_options_are_one_line_and_write_nothing(run, tmp_path, photo, clip, 
         ([], "the following arguments are required: COMMAND"),
         (["vidio"], "invalid choice: 'vidio'"),
         (["video"], "the following arguments are required: IN, -o/--output"),
-        (["video", "a.mp4", "-o", "b.mp4", "--alpha", "1.5"], "argument --alpha: 1.5 does not lie between 0 and 1"),
-        (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "0"], "argument --batch-size: 0 is not at least 1"),
+        (["video", "a.mp4", "-o", "b.mp4", "--alpha", "1.5"], "argument --alpha: '1.5' is not a number from 0 to 1"),
+        (["video", "a.mp4", "-o", "b.mp4", "--alpha", "half"], "argument --alpha: 'half' is not a number from 0 to 1"),
+        (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
+        (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "many"], "'many' is not a whole number of at least 1"),
         (["image", "a.jpg", "-o", "b", "--fit", "pad"], "argument --fit: invalid choice: 'pad'"),
     ],
 )
@@ -235,6 +244,20 @@ def test_every_help_has_examples(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"examples:\n  camfast {command}" in out
+
+
+@pytest.mark.parametrize("source", ["--help", "README.md"])
+def test_every_example_is_one_that_the_parser_takes(run, source):
+    if source == "--help":
+        commands = ([], ["image"], ["video"], ["layers"], ["demo"], ["env"])
+        text = "".join(run(*command, "--help")[1].split("examples:")[1] for command in commands)
+    else:
+        text = "".join((ROOT / "README.md").read_text().split("```sh")[2:])
+    examples = [line.split("  #")[0] for line in text.splitlines() if line.strip().startswith("camfast ")]
+    assert len(examples) >= 5
+    for example in examples:
+        words = shlex.split(example.split("     ")[0])
+        cli.build_parser().parse_args(words[1:])
 
 
 def test_layers(run):
@@ -297,6 +320,13 @@ def test_interrupted_is_130_and_leaves_no_half_file(tmp_path):
     assert running.returncode == 130
     assert err.splitlines()[-1] == "camfast: error: interrupted"
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_standard_output_may_be_closed():
+    done = subprocess.run(
+        f"{sys.executable} -m camfast layers resnet18 >&-", shell=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_running_out_of_memory_is_one_line(run, tmp_path, photo, monkeypatch):

@@ -64,11 +64,12 @@ def test_what_is_not_finite_stays_in_its_sample(value):
 def test_runs_on_the_callers_stream():
     activations, gradients = (t.cuda() for t in pair(8, 512, 7, 7))
     expected = ops.cam(activations, gradients, size=(64, 64))[0]
+    other = activations.flip(0)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(10_000_000)
-        late = activations * 2
+        late = other.flip(0)
         got = ops.cam(late, gradients, size=(64, 64))[0]  # right only if it waits for what its stream does before
     stream.synchronize()
     torch.testing.assert_close(got, expected)

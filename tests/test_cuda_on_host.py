@@ -119,6 +119,12 @@ def test_a_sample_that_is_not_finite_is_zero_and_alone(memory_checked, value):
         assert ranges[n].equal(whole[1][n])
 
 
+def test_long_sums_do_not_drift(memory_checked):
+    activations, gradients = torch.randn(1, 8, 224, 224), torch.randn(1, 8, 1, 1).expand(1, 8, 224, 224).contiguous()
+    heatmaps, _ = run(memory_checked, activations, gradients, size=(9, 9), threads=128, shared=False)
+    assert (heatmaps - cam64(activations, gradients, size=(9, 9))[0]).abs().max() <= 1e-5
+
+
 def test_a_flat_map_is_zeros(memory_checked):
     heatmaps, ranges = run(memory_checked, torch.full((1, 3, 5, 5), 0.3), torch.ones(1, 3, 5, 5), size=(17, 9))
     assert heatmaps.eq(0).all()

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from fingerprint import fingerprint
 from nets import CifarNet, PooledNet, Tokens, Wrapped
 from torch import nn
@@ -50,6 +51,12 @@ def test_wrong_inputs_are_named(x, error, message):
         camfast.GradCAM(PooledNet())(x)
 
 
+def test_empty_batch_with_a_callable():
+    model = Wrapped(PooledNet(), lambda output: output.mean(1)).eval()
+    explained = camfast.GradCAM(model, "inner.conv").explain(torch.empty(0, 3, 16, 20), lambda output: output)
+    assert (explained.targets, explained.heatmaps.shape) == (None, (0, 16, 20))
+
+
 def test_empty_batch():
     model = Wrapped(PooledNet(), lambda output: output.view(len(output), -1)).eval()  # which an empty batch cannot do
     for method in (camfast.GradCAM, camfast.CAM):
@@ -76,6 +83,13 @@ def test_size_and_ranges():
     assert (explained.ranges[:, 0] <= explained.ranges[:, 1]).all()
     assert repr(explained) == f"Explanation(2 heatmaps of 50×70 on cpu, targets: classes {explained.targets.tolist()})"
     assert len(explained) == 2
+
+
+def test_results_do_not_change_with_the_users_targets():
+    model, targets = PooledNet().eval(), torch.tensor([1, 2])
+    explained = camfast.GradCAM(model).explain(torch.randn(2, 3, 16, 16), targets)
+    targets[0] = 4
+    assert explained.targets.tolist() == [1, 2]
 
 
 def mean_of_layers(model, layers, x, targets, size):
@@ -210,6 +224,19 @@ def test_tokens_with_a_reshape_transform():
         camfast.GradCAM(model)(x)
 
 
+def test_the_vision_transformer_of_the_readme():
+    vit = torchvision.models.vit_b_16(weights=None).eval()
+    torch.nn.init.normal_(vit.heads.head.weight)  # which torchvision starts at zero
+    cam = camfast.GradCAM(
+        vit,
+        "encoder.layers.encoder_layer_11.ln_1",
+        reshape_transform=lambda t: t[:, 1:].transpose(1, 2).unflatten(2, (14, 14)),
+    )
+    explained = cam.explain(torch.randn(1, 3, 224, 224))
+    assert explained.heatmaps.shape == (1, 224, 224)
+    assert explained.heatmaps.amax() == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_models_in_other_precisions(dtype):
     model, x = PooledNet().eval(), torch.randn(2, 3, 16, 16)
@@ -240,6 +267,13 @@ def test_compiled_and_parallel_wrappers_are_looked_through():
     assert camfast.GradCAM(compiled, "act2")(x).equal(expected)
     assert camfast.GradCAM(nn.DataParallel(model), "act2")(x).equal(expected)
     assert camfast.GradCAM(torch.compile(nn.DataParallel(model)), model.act2)(x).equal(expected)
+
+    inside = nn.Sequential(copy.deepcopy(model))
+    inside[0].act = torch.compile(inside[0].act, backend="eager")
+    inside[0].act2 = torch.compile(inside[0].act2, backend="eager")
+    with torch.no_grad():
+        inside(x)
+    assert camfast.GradCAM(inside, "0.act2._orig_mod")(x).equal(expected)
 
     in_place = copy.deepcopy(model)
     in_place.compile(backend="eager")

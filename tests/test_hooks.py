@@ -6,6 +6,7 @@ import pytest
 import torch
 from nets import CifarNet, PooledNet, Wrapped
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import camfast
 from camfast.hooks import forward_hooks
@@ -81,6 +82,19 @@ def test_wrong_layers_are_named():
     model = Wrapped(PooledNet(), lambda t: {"logits": t})
     with pytest.raises(TypeError, match="layer '' puts out a dict"), camfast.capture(model, model):
         model(torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_with_gradient_checkpointing(use_reentrant):
+    model, x = PooledNet().eval(), torch.randn(2, 3, 16, 16)
+    with camfast.capture(model, "conv") as plain:
+        model(x)[:, 0].sum().backward()
+    pooled = Wrapped(model, lambda logits: logits)
+    with camfast.capture(pooled, "inner.conv") as seen:
+        checkpoint(pooled, x.clone().requires_grad_(), use_reentrant=use_reentrant)[:, 0].sum().backward()
+    assert seen.activations["inner.conv"].equal(plain.activations["conv"])
+    if not use_reentrant:  # the other kind runs the layer without a graph, and its gradient is nobody's
+        torch.testing.assert_close(seen.gradients["inner.conv"], plain.gradients["conv"])
 
 
 def test_hooks_belong_to_their_thread():

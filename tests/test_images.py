@@ -1,6 +1,7 @@
 """Photos of every mode, and files that are no photos."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_what_is_not_a_photo(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             read_image(path)
+
+
+def test_a_plugin_that_fails_in_its_own_way(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("L", (10, 10)))
+    monkeypatch.setattr(Image.Image, "load", lambda self: (_ for _ in ()).throw(RuntimeError("decoder says no")))
+    with pytest.raises(InputError, match="photo.png is damaged: decoder says no"):
+        read_image(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="pipe.png is not a regular file"):
+        read_image(tmp_path / "pipe.png")
 
 
 def test_an_image_that_claims_to_be_huge(tmp_path, monkeypatch):

@@ -11,9 +11,11 @@ import pytest
 import torch
 from fingerprint import assert_same, fingerprint
 from nets import FrozenBackbone, NormalizesInPlace, PooledNet, Raises
+from torch import nn
 
 import camfast
 from camfast import ops
+from camfast.passes import prepared
 
 
 @pytest.mark.parametrize("method", [camfast.GradCAM, camfast.CAM])
@@ -77,6 +79,10 @@ def test_under_any_grad_mode_and_frozen(context, frozen):
         assert camfast.GradCAM(model)(x).equal(expected)
         assert camfast.GradCAM(model)(born_here).equal(expected)
         assert camfast.CAM(model)(born_here).shape == expected.shape
+        fixed = camfast.GradCAM(model)(born_here, 1)
+        for targets in ([1, 1], torch.tensor([1, 1]), torch.tensor(1), lambda output: output[1]):
+            assert camfast.GradCAM(model)(born_here, targets).equal(fixed)
+        assert camfast.CAM(model)(born_here, 1).shape == expected.shape
 
 
 def test_a_backbone_in_the_models_own_no_grad_block():
@@ -85,6 +91,59 @@ def test_a_backbone_in_the_models_own_no_grad_block():
     activations = model.backbone(x).detach().requires_grad_()
     model.head(activations.square().mean((2, 3)))[:, 1].sum().backward()
     assert got.heatmaps.equal(ops.cam(activations.detach(), activations.grad, size=(10, 10))[0])
+
+
+def test_a_model_made_in_inference_mode_is_refused_by_name():
+    with torch.inference_mode():
+        model = PooledNet()
+    with pytest.raises(ValueError, match=r"made under torch.inference_mode\(\), .* make or load it outside"):
+        camfast.GradCAM(model, "conv")(torch.randn(1, 3, 16, 16))
+
+
+def test_a_branch_around_a_no_grad_block():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head, self.runs = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), 0
+
+        def forward(self, x):
+            self.runs += 1
+            with torch.no_grad():
+                a = self.conv(x)
+            skip = a.square()  # where grad mode is that of the caller
+            with torch.enable_grad():
+                return self.head((a.relu() + skip).mean((2, 3)))
+
+    model, x = Branch(), torch.randn(2, 3, 8, 8)
+    a = model.conv(x).detach().requires_grad_()
+    model.head((a.relu() + a.square()).mean((2, 3)))[:, 1].sum().backward()
+    expected = ops.cam(a.detach(), a.grad, size=(8, 8))
+    cam = camfast.GradCAM(model, "conv")
+    for runs in (2, 3):  # the first call finds out, the next one knows
+        got = cam.explain(x, 1)
+        torch.testing.assert_close(got.heatmaps, expected[0])
+        torch.testing.assert_close(got.ranges, expected[1])
+        assert model.runs == runs
+
+
+def test_a_layer_that_passes_its_input_on():
+    class Passes(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.conv, self.layer, self.head, self.inplace = nn.Conv2d(3, 4, 3), nn.Identity(), nn.Linear(4, 3), inplace
+
+        def forward(self, x):
+            z = self.conv(x)
+            y = self.layer(z)
+            other = z.mul_(-1) if self.inplace else -z
+            return self.head((y.relu() if not self.inplace else y.relu()).mean((2, 3)) + 0 * other.sum())
+
+    one, other = Passes(False), Passes(False)
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    expected = camfast.GradCAM(one, "layer")(x, 1)
+    other.inplace = True
+    assert camfast.GradCAM(other, "layer")(x, 1).equal(expected)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -147,6 +206,33 @@ def test_two_threads_on_one_engine_never_mix():
     assert wrong == []
     assert all(module.training for module in model.modules())
     assert fingerprint(model)["hooks"] == 0
+
+
+def test_overlapping_calls_on_a_model_and_on_a_part_of_it():
+    whole = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Flatten()).train()
+    x = torch.zeros(1, 3, 8, 8)
+    first, second = prepared(whole, x), prepared(whole[0], x)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert [module.training for module in whole.modules()] == [True, False, False, False, True]
+    second.__exit__(None, None, None)
+    assert all(module.training for module in whole.modules())
+
+
+def test_overlapping_calls_on_compiled_models_turn_compilation_back_on():
+    torch._dynamo.reset()
+    model = PooledNet().eval()
+    model.conv.compile(backend="eager")
+    x = torch.randn(1, 3, 16, 16)
+    first, second = prepared(model, x), prepared(model, x)
+    before = torch._dynamo.eval_frame._stance.stance
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == before == "default"
 
 
 def test_a_thousand_calls_with_flat_memory_and_no_hook_left():

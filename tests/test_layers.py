@@ -63,6 +63,26 @@ def test_a_model_without_feature_maps():
         camfast.GradCAM(model)(torch.randn(1, 3, 2, 2))
 
 
+def test_channels_last_are_not_taken_for_a_feature_map():
+    class Swinlike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+    with pytest.raises(ValueError, match=r"layer 'norm' puts out \[1, 4, 4, 8\], channels last; .* reshape_transform"):
+        camfast.GradCAM(Swinlike())(torch.randn(1, 3, 16, 16))
+
+
+def test_a_shared_module_has_every_one_of_its_names():
+    model = PooledNet()
+    model.alias = model.conv
+    assert resolve_layers(model, "alias") == {"alias": model.conv}
+    assert list(resolve_layers(model, model.conv)) == ["conv"]
+
+
 def test_layers_by_name_and_by_module():
     model = torchvision.models.resnet18()
     named = resolve_layers(model, ["layer4.1", model.layer3, "layer1"])

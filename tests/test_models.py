@@ -191,6 +191,38 @@ class TestCheckpoints:
             with pytest.raises(error, match=message):
                 load_model("resnet18", tmp_path / name)
 
+    def test_an_expanded_tensor_does_not_make_a_huge_model(self, tmp_path):
+        state = torchvision.models.resnet18().state_dict()
+        state["fc.weight"] = torch.zeros(1, 512).expand(10**9, 512)
+        state["fc.bias"] = torch.zeros(1).expand(10**9)
+        torch.save(state, tmp_path / "huge.pth")
+        with pytest.raises(ModelError, match="does not fit resnet18: size mismatch"):
+            load_model("resnet18", tmp_path / "huge.pth")
+
+    def test_names_that_are_no_strings_and_damage(self, tmp_path):
+        torch.save({0: torch.ones(1)}, tmp_path / "zero.pth")
+        with pytest.raises(ModelError, match="holds a dict; expected a state dict of tensors"):
+            load_model("resnet18", tmp_path / "zero.pth")
+        torch.save({"a": torch.ones(100)}, tmp_path / "flip.pth")
+        content = bytearray((tmp_path / "flip.pth").read_bytes())
+        for position in range(0, len(content), 7):
+            flipped = content.copy()
+            flipped[position] ^= 0xFF
+            (tmp_path / "flip.pth").write_bytes(flipped)
+            try:
+                read_checkpoint(tmp_path / "flip.pth")
+            except (InputError, ModelError):
+                pass
+
+    def test_a_file_with_a_reserved_name_is_not_a_checkpoint(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "random").mkdir()
+        assert load_model("mobilenet_v3_small", "random").weights == "random"
+
+    def test_models_with_a_normalization_of_their_own_keep_it(self, tmp_path):
+        torch.save(load_model("googlenet", "random").module.state_dict(), tmp_path / "g.pth")
+        assert load_model("googlenet", tmp_path / "g.pth").module.transform_input
+
     def test_a_checkpoint_of_another_model(self, tmp_path):
         torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "r34.pth")
         with pytest.raises(ModelError, match=r"checkpoint .*r34.pth does not fit resnet18: Unexpected key"):

@@ -1,5 +1,6 @@
 """The operator on every backend of this machine: against the definition in float64, and everything that can go wrong."""
 
+import numpy as np
 import pytest
 import torch
 from formula import cam64
@@ -91,14 +92,27 @@ def test_low_precision_errs_at_most_twice_as_much_as_pytorch(dtype):
 
 def test_given_weights():
     activations, weights = torch.randn(2, 7, 5, 6), torch.randn(2, 7)
-    expected = cam64(activations, weights=weights, size=(9, 9), relu=False)
-    for given_weights in (weights, weights.double(), weights.half().float(), weights.t().contiguous().t()):
+    for given_weights in (weights, weights.double(), weights.half(), weights.bfloat16(), weights.t().contiguous().t()):
+        expected = cam64(activations, weights=given_weights, size=(9, 9), relu=False)
         got = ops.cam(activations, weights=given_weights, size=(9, 9), relu=False)
-        torch.testing.assert_close(
-            got[0].double(), expected[0], rtol=0, atol=1e-2 if given_weights.dtype.itemsize < 4 else 2e-3
-        )
+        torch.testing.assert_close(got[0].double(), expected[0], rtol=0, atol=1e-5)
     one = ops.cam(activations, weights=weights[:1].expand(2, 7), size=(9, 9))
     assert one[0][1].equal(ops.cam(activations[1:], weights=weights[:1], size=(9, 9))[0][0])
+
+
+@pytest.mark.parametrize("side", [7, 56, 224])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+def test_long_sums_do_not_drift(side, layout):
+    # Values of one sign are where a running sum in float32 goes astray.
+    activations = lay_out(torch.randn(1, 64, side, side), layout)
+    gradients = lay_out(torch.randn(1, 64, 1, 1).expand(1, 64, side, side), layout)
+    expected = cam64(activations, gradients, size=(50, 50))[0]
+    for backend in (ops.cam, reference.cam):
+        assert (backend(activations, gradients, size=(50, 50))[0] - expected).abs().max() <= 1e-5
+    channels = lay_out(torch.rand(1, 4096, 5, 5), layout)
+    expected = cam64(channels, torch.ones_like(channels), size=(9, 9))[0]
+    for backend in (ops.cam, reference.cam):
+        assert (backend(channels, torch.ones_like(channels), size=(9, 9))[0] - expected).abs().max() <= 3e-5
 
 
 def test_expanded_operands_are_read_in_place():
@@ -140,6 +154,7 @@ def test_operands_are_left_alone():
 def test_size_none_stays_at_layer_size():
     activations, gradients = pair(2, 3, 5, 4)
     assert ops.cam(activations, gradients)[0].shape == (2, 5, 4)
+    assert ops.cam(activations, gradients, size=np.array([6, 7]))[0].shape == (2, 6, 7)
 
 
 @pytest.mark.parametrize("backend", [ops.cam, reference.cam])
@@ -181,6 +196,15 @@ class TestDegenerate:
         assert ranges.isfinite().all()
         torch.testing.assert_close(heatmaps.double(), expected[0], rtol=0, atol=1e-5)
 
+    def test_a_range_that_is_flushed_to_zero(self, backend):
+        activations = torch.tensor([[[[1.2e-38, 1.5e-38]]]])
+        torch.set_flush_denormal(True)
+        try:
+            heatmaps, _ = backend(activations, weights=torch.ones(1, 1))
+        finally:
+            torch.set_flush_denormal(False)
+        assert heatmaps.isfinite().all()
+
     def test_sums_that_overflow_are_not_finite(self, backend):
         heatmaps, ranges = backend(torch.full((1, 4, 2, 2), 1e30), torch.full((1, 4, 2, 2), 1e30))
         assert heatmaps.eq(0).all()
@@ -218,6 +242,8 @@ BAD = [
     (dict(activations=A, gradients=G, size=(4, -1)), ValueError, r"size=\(4, -1\); expected sides from 1"),
     (dict(activations=A, gradients=G, size=(4,)), ValueError, "two whole numbers"),
     (dict(activations=A, gradients=G, size=(4, 4.5)), ValueError, "two whole numbers"),
+    (dict(activations=A, gradients=G, size=224), ValueError, r"size=224; expected \(height, width\), two whole numbers"),
+    (dict(activations=A, gradients=G, size=(True, 4)), ValueError, "two whole numbers"),
     (dict(activations=A, gradients=G, size=(2**30, 4)), ValueError, "expected sides from 1 to"),
     (dict(activations=A[:1].expand(64, 3, 4, 5), gradients=G[:1].expand(64, 3, 4, 5), size=(2**29, 2**29)), ValueError,
      "more bytes than can be addressed"),
@@ -311,6 +337,17 @@ def test_inside_autograd_it_is_differentiable():
     assert torch.autograd.gradcheck(lambda a: ops.cam(a, gradients, size=(5, 6))[0], (activations,))
     with torch.no_grad():
         assert not ops.cam(activations, gradients)[0].requires_grad
+    direct = torch.ops.camfast.cam(activations, gradients)[0].sum()
+    with pytest.raises(NotImplementedError, match=r"cannot be differentiated; call camfast.ops.cam"):
+        direct.backward()
+
+
+def test_in_forward_mode_it_is_differentiable():
+    activations, gradients, direction = torch.randn(3, 1, 3, 4, 4, dtype=torch.float64)
+    _, tangent = torch.func.jvp(lambda a: ops.cam(a, gradients, size=(5, 6))[0], (activations,), (direction,))
+    _, expected = torch.func.jvp(lambda a: reference.cam(a, gradients, size=(5, 6))[0], (activations,), (direction,))
+    assert tangent.equal(expected)
+    assert tangent.abs().max() > 0
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

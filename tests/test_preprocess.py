@@ -62,6 +62,17 @@ def test_equals_torchvisions_own(cat):
     assert (ours(torch.from_numpy(portrait)[None])[0] - expected).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 60000), (60000, 1), (3, 30000)])
+def test_very_long_frames_take_no_memory_and_show_their_middle(height, width):
+    frame = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    region = PLAIN.seen(height, width)
+    middle = frame[0, region.top : region.top + region.height, region.left : region.left + region.width]
+    middle.fill_(200)
+    assert abs(region.left + region.width / 2 - width / 2) <= 2
+    assert abs(region.top + region.height / 2 - height / 2) <= 2
+    assert PLAIN(frame).amax() == pytest.approx(200 / 255, abs=0.01)
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="fit='stretch' is unknown; expected one of 'crop', 'squash'"):
         Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3, fit="stretch")

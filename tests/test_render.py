@@ -1,6 +1,8 @@
 """Overlays and figures."""
 
 import io
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
@@ -43,13 +45,13 @@ def test_alpha_zero_gives_the_frame_back():
 
 def test_only_the_region_is_touched():
     frames = torch.randint(0, 256, (1, 20, 30, 3), dtype=torch.uint8)
-    got = camfast.overlay(frames, torch.rand(1, 4, 4), 1.0, region=(5, 10, 12, 16))
+    heat = torch.rand(1, 4, 4)
+    got = camfast.overlay(frames, heat, 1.0, region=(5, 10, 12, 16))
     outside = torch.ones(20, 30, dtype=torch.bool)
     outside[5:17, 10:26] = False
     assert got[0][outside].equal(frames[0][outside])
-    whole = camfast.overlay(frames[:, 5:17, 10:26].contiguous(), torch.nn.functional.interpolate(
-        torch.rand(1, 1, 4, 4), (12, 16), mode="bilinear")[0], 1.0)  # fmt: skip
-    assert whole.shape == (1, 12, 16, 3)
+    alone = camfast.overlay(frames[:, 5:17, 10:26], heat, 1.0)
+    assert got[:, 5:17, 10:26].equal(alone)
 
 
 def test_the_input_is_left_alone_and_the_kind_is_kept():
@@ -61,8 +63,15 @@ def test_the_input_is_left_alone_and_the_kind_is_kept():
     assert isinstance(many, np.ndarray)
     assert (many[0] == one).all()
     assert (frames == copy).all()
+    assert (camfast.overlay(frames[..., ::-1], heat)[..., ::-1].shape) == frames.shape  # BGR to RGB, a negative stride
     strided = camfast.overlay(torch.from_numpy(frames).permute(0, 2, 1, 3), torch.from_numpy(heat).permute(0, 2, 1))
     assert (strided.permute(0, 2, 1, 3).numpy() == many).all()
+
+
+def test_heat_that_is_not_a_number_is_no_heat():
+    frames = torch.zeros(1, 1, 2, 3, dtype=torch.uint8)
+    got = camfast.overlay(frames, torch.tensor([[[float("nan"), 0.0]]]), 1.0)
+    assert got[0, 0, 0].equal(got[0, 0, 1])
 
 
 def test_empty_batch():
@@ -76,7 +85,9 @@ FRAMES, HEAT = torch.zeros(1, 4, 5, 3, dtype=torch.uint8), torch.zeros(1, 4, 5)
     ("arguments", "error", "message"),
     [
         ((FRAMES.float(), HEAT), TypeError, "frames have dtype torch.float32; expected uint8"),
-        ((FRAMES[..., :2], HEAT), ValueError, r"frames have shape \[1, 4, 5, 2\]; expected \[N, H, W, 3\]"),
+        ((FRAMES[..., :2], HEAT), ValueError, r"frames have shape \[1, 4, 5, 2\]; expected \[N, H, W, 3\] or \[H"),
+        ((FRAMES[0], HEAT), ValueError, r"heatmaps have shape \[1, 4, 5\]; expected \[h, w\] with one frame"),
+        (([1], HEAT), TypeError, "frames is a list; expected a tensor or an array"),
         ((FRAMES, HEAT.int()), TypeError, "heatmaps have dtype torch.int32"),
         (
             (FRAMES, HEAT.expand(2, 4, 5)),
@@ -108,4 +119,17 @@ def test_panels():
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     assert buffer.getvalue().startswith(b"\x89PNG")
-    assert "matplotlib.pyplot" not in vars(camfast.plots).values()
+
+
+def test_importing_and_plotting_leaves_pyplot_alone():
+    code = (
+        "import sys, numpy, torch, camfast; "
+        "camfast.panels(numpy.zeros((8, 8, 3), numpy.uint8), torch.rand(2, 2)).savefig('/dev/null', format='png'); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_very_tall_image_makes_a_figure_of_bounded_size():
+    figure = camfast.panels(np.zeros((3000, 1, 3), dtype=np.uint8), torch.rand(2, 2))
+    assert max(figure.get_size_inches()) < 20

@@ -134,6 +134,50 @@ def test_sound_that_the_container_refuses_is_reported(tmp_path, small):
     assert len(read_clip(tmp_path / "out.mp4")[0]) == 5
 
 
+def test_sound_longer_than_the_picture_is_no_damage(tmp_path, small):
+    for suffix in (".mkv", ".mp4"):
+        source = write_clip(tmp_path / f"in{suffix}", moving_square(10, 48, 64), audio="aac", seconds_of_sound=3)
+        assert annotate(source, tmp_path / f"out{suffix}", small).damage is None
+
+
+def test_repeated_and_missing_time_stamps(tmp_path, small):
+    frames = moving_square(6, 48, 64)
+    source = write_clip(tmp_path / "in.mkv", frames, codec="ffv1", pix_fmt="yuv444p")
+    repeated = tmp_path / "repeated.mkv"
+    with av.open(str(source)) as whole, av.open(str(repeated), "w") as output:
+        stream = output.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(whole.streams.video[0]):
+            if packet.dts is not None:
+                packet.pts = packet.dts = {80: 40}.get(packet.pts, packet.pts)
+                packet.stream = stream
+                output.mux(packet)
+    annotate(repeated, tmp_path / "out.mp4", small)
+    assert [round(t * 1000) for t in read_clip(tmp_path / "out.mp4")[1]] == [0, 40, 41, 120, 160, 200]
+
+    without = write_clip(tmp_path / "without.avi", frames)
+    assert annotate(without, tmp_path / "avi.mp4", small).frames == 6
+
+
+def test_pixels_that_are_not_square_stay_so(tmp_path, small):
+    source = write_clip(tmp_path / "in.mkv", moving_square(3, 48, 64), tags={"sample_aspect_ratio": Fraction(4, 3)})
+    annotate(source, tmp_path / "out.mp4", small)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_names_with_a_colon(tmp_path, small):
+    source = write_clip(tmp_path / "in.mkv", moving_square(3, 48, 64)).rename(tmp_path / "12:30.mkv")
+    annotate(source, tmp_path / "out:1.mp4", small)
+    assert len(read_clip(f"file:{tmp_path}/out:1.mp4")[0]) == 3
+
+
+def test_a_header_that_claims_a_huge_frame(tmp_path, small, monkeypatch):
+    source = write_clip(tmp_path / "in.mkv", moving_square(3, 48, 64))
+    monkeypatch.setattr("camfast.video.reader.LARGEST_FRAME", 1000)
+    with pytest.raises(InputError, match="in.mkv claims frames of 64x48, more than can be decoded"):
+        annotate(source, tmp_path / "out.mp4", small)
+
+
 class TestDamage:
     @pytest.fixture
     def whole(self, tmp_path):

@@ -25,7 +25,7 @@ class GradCAM(Engine):
 
     The model is explained as in evaluation mode and is left exactly as it was. Frozen models, ``no_grad``,
     ``inference_mode``, in-place operations, half precision and autocast need no preparation. One engine may be used
-    from several threads.
+    from several threads. Backward hooks of your own on modules after the layer fire, as in any backward pass.
 
     Args:
         model: any module that maps [N, C, H, W] to logits [N, classes]. DataParallel and ``torch.compile`` wrappers
@@ -44,11 +44,13 @@ class GradCAM(Engine):
     """
 
     rule = "gradcam"
+    _graph_before_layer = False  # until a call finds that the model needs it
 
     def _explain(
         self, layers: Mapping[str, nn.Module], x: Tensor, targets: Classes | Scores, size: tuple[int, int]
     ) -> Explanation:
-        result = forward_and_gradient(self.model, layers, x, self._select, targets.score)
+        result = forward_and_gradient(self.model, layers, x, self._select, targets.score, self._graph_before_layer)
+        self._graph_before_layer = result.graph_before_layer
         maps = [
             functools.partial(
                 ops.cam,

@@ -25,6 +25,10 @@ _FORMATS = (
 _ONE_LOCAL_FILE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 
+LARGEST_FRAME = 2**27
+"""Pixels of a frame beyond which a header is not believed."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One decoded frame."""
@@ -48,7 +52,7 @@ class VideoReader:
         self.path = Path(path)
         check_input(self.path)
         try:
-            self.container = av.open(str(self.path), options=_ONE_LOCAL_FILE)
+            self.container = av.open(media_url(self.path), options=_ONE_LOCAL_FILE)
         except (av.error.FFmpegError, ValueError) as error:
             raise InputError(
                 f"{self.path} is not a video file in a known format, or is cut off before its index ({_reason(error)})"
@@ -67,12 +71,16 @@ class VideoReader:
         self.height: int = self.stream.height
         self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        if self.width * self.height > LARGEST_FRAME:
+            self.container.close()
+            raise InputError(f"{self.path} claims frames of {self.width}x{self.height}, more than can be decoded")
         # Asked for now, because afterwards the container may be closed.
         self.announced_frames: int | None = self.stream.frames or None
         """How many frames the file says it has; None where it does not say."""
-        self._announced_end = _end(self.container)
+        self._announced_end, self._tolerance = self._end()
         self.decoded = 0
         self._skipped_packets = 0
+        self._last_pts: int | None = None
         self._last_end = Fraction(0)
         self._broken_off: str | None = None
 
@@ -123,6 +131,9 @@ class VideoReader:
             return
         for frame in decoded:
             pts = frame.pts if frame.pts is not None else round(self._last_end / self.time_base)
+            # Missing or repeated time stamps, which some files have: no container takes them.
+            pts = pts if self._last_pts is None else max(pts, self._last_pts + 1)
+            self._last_pts = pts
             length = frame.duration * self.time_base if frame.duration else 1 / self.rate
             self._last_end = pts * self.time_base + length
             self.decoded += 1
@@ -130,15 +141,27 @@ class VideoReader:
             yield Frame(frame.to_ndarray(format="rgb24", width=self.width, height=self.height), pts)
 
     def _missing(self) -> str | None:
-        """Frames that the file announces and does not have, by count or else by duration."""
-        if self.announced_frames is not None:
-            lost = self.announced_frames - self.decoded
-            return f"{lost} of {self.announced_frames} frames are missing" if lost > 0 else None
-        if self._announced_end is None:
+        """What the file announces at its end and does not have."""
+        if self._announced_end is None or self._announced_end - self._last_end <= self._tolerance:
             return None
-        lost_time = self._announced_end - self._last_end
-        # Sound may last a little longer than the picture, and rates are rounded.
-        return f"the last {float(lost_time):.2f} s are missing" if lost_time > Fraction(1, 2) else None
+        if self.announced_frames is not None:
+            return f"{self.announced_frames - self.decoded} of {self.announced_frames} frames are missing"
+        return f"the last {float(self._announced_end - self._last_end):.2f} s are missing"
+
+    def _end(self) -> tuple[Fraction | None, Fraction]:
+        """When the file says that the picture ends, in seconds, and how exact that is.
+
+        Frames are not counted: an edit list may leave some out on purpose.
+        """
+        if self.stream.duration is not None:
+            return (self.stream.duration + (self.stream.start_time or 0)) * self.time_base, Fraction(3, 2) / self.rate
+        hours, minutes, seconds = (self.stream.metadata.get("DURATION") or "::").split(":")  # as Matroska has it
+        if hours and minutes and seconds:
+            return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds), Fraction(1, 2)
+        if self.container.duration is not None and len(self.container.streams) == 1:
+            start = self.container.start_time or 0
+            return Fraction(self.container.duration + start, av.time_base), Fraction(1, 2)
+        return None, Fraction(0)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -149,11 +172,9 @@ class VideoReader:
         self.container.close()
 
 
-def _end(container: Any) -> Fraction | None:
-    """When the file says that it ends, in seconds."""
-    if container.duration is None:
-        return None
-    return Fraction(container.duration + (container.start_time or 0), av.time_base)
+def media_url(path: Path) -> str:
+    """How FFmpeg takes a path, also one with a colon in it."""
+    return f"file:{path.absolute()}"
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +16,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace
 
 from camfast.errors import OutputError
-from camfast.video.reader import VideoReader
+from camfast.video.reader import VideoReader, media_url
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 """Containers that can be written, all with H.264."""
@@ -37,7 +39,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, source: VideoReader) -> None:
-        self.container = av.open(str(path), "w")
+        self.container = av.open(media_url(path), "w")
         self.left_out: list[str] = []
         stream = self.container.add_stream("libx264", rate=source.rate, options=dict(_X264))
         stream.width, stream.height = source.width, source.height
@@ -45,6 +47,8 @@ class VideoWriter:
         stream.time_base = source.time_base
         stream.codec_context.time_base = source.time_base
         origin = source.stream.codec_context
+        if source.stream.sample_aspect_ratio:
+            stream.codec_context.sample_aspect_ratio = source.stream.sample_aspect_ratio
         for tag in _TAGS:
             value = getattr(origin, tag, None)
             if value is not None:
@@ -68,16 +72,19 @@ class VideoWriter:
         frame.pts = pts
         frame.time_base = self._stream.codec_context.time_base
         frame.pict_type = PictureType.NONE  # the encoder chooses key frames
-        self.container.mux(self._stream.encode(frame))
+        with _refusals():
+            self.container.mux(self._stream.encode(frame))
 
     def copy(self, packet: Any) -> None:
         """Pass a packet of a copied stream on."""
         packet.stream = self._copies[packet.stream.index]
-        self.container.mux(packet)
+        with _refusals():
+            self.container.mux(packet)
 
     def finish(self) -> None:
         """Encode what the encoder still holds."""
-        self.container.mux(self._stream.encode(None))
+        with _refusals():
+            self.container.mux(self._stream.encode(None))
 
     def _add_copies(self, source: VideoReader) -> None:
         for stream in source.container.streams:
@@ -98,3 +105,14 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.container.close()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the encoder or the container will not take, in words; errors of the disk have words of their own."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise OutputError(f"the encoder or the container refuses a frame: {error.strerror}") from error

@@ -19,34 +19,25 @@
 namespace camfast {
 namespace {
 
-// Independent partial sums: they vectorize without fast-math, and round less than one running sum.
+// Independent partial sums vectorize without fast-math. They stay short and are then added up in double, because a long
+// running sum in float32 drifts: by 1e-3 over a layer of 512 x 512.
 constexpr int64_t kLanes = 16;
+constexpr int64_t kBlock = 64;  // additions in a row
 
-template <typename Acc>
-Acc sum_of_lanes(const Acc (&lanes)[kLanes]) {
-  Acc total = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) total += lanes[lane];
-  return total;
-}
-
-template <typename Acc, typename T>
-Acc sum(const T* values, int64_t count) {
-  Acc lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<Acc>(values[i + lane]);
-  for (; i < count; ++i) lanes[i % kLanes] += static_cast<Acc>(values[i]);
-  return sum_of_lanes(lanes);
-}
-
-template <typename Acc, typename T>
-Acc dot(const T* values, const Acc* weights, int64_t count) {
-  Acc lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<Acc>(values[i + lane]) * weights[i + lane];
-  for (; i < count; ++i) lanes[i % kLanes] += static_cast<Acc>(values[i]) * weights[i];
-  return sum_of_lanes(lanes);
+// Sum of term(i) over i < count.
+template <typename Acc, typename Term>
+Acc sum(int64_t count, const Term& term) {
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kLanes * kBlock) {
+    const int64_t end = std::min(count, begin + kLanes * kBlock);
+    Acc lanes[kLanes] = {};
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes)
+      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+    for (; i < end; ++i) lanes[i % kLanes] += term(i);
+    for (int64_t lane = 0; lane < kLanes; ++lane) total += lanes[lane];
+  }
+  return static_cast<Acc>(total);
 }
 
 template <typename T>
@@ -66,45 +57,56 @@ struct Planes {
 // weights[c] = mean over positions of G_c
 template <typename T, typename Acc>
 void pool_gradients(const Planes<T>& gradients, const Shape& shape, Acc* weights) {
-  const int64_t channels = shape.channels;
+  const int64_t channels = shape.channels, width = shape.layer_width;
   if (gradients.contiguous_planes(shape)) {
-    for (int64_t c = 0; c < channels; ++c) weights[c] = sum<Acc>(gradients.at(c, 0, 0), shape.layer_pixels());
-  } else {
-    std::fill_n(weights, channels, Acc(0));
-    for (int64_t y = 0; y < shape.layer_height; ++y)
-      for (int64_t x = 0; x < shape.layer_width; ++x) {
-        if (gradients.channels_last()) {
-          const T* values = gradients.at(0, y, x);
-          for (int64_t c = 0; c < channels; ++c) weights[c] += static_cast<Acc>(values[c]);
-        } else {
-          for (int64_t c = 0; c < channels; ++c) weights[c] += static_cast<Acc>(*gradients.at(c, y, x));
-        }
-      }
+    for (int64_t c = 0; c < channels; ++c) {
+      const T* plane = gradients.at(c, 0, 0);
+      weights[c] = sum<Acc>(shape.layer_pixels(), [&](int64_t i) { return static_cast<Acc>(plane[i]); }) /
+                   Acc(shape.layer_pixels());
+    }
+    return;
   }
-  for (int64_t c = 0; c < channels; ++c) weights[c] /= Acc(shape.layer_pixels());
+  std::vector<double> totals(channels);
+  for (int64_t begin = 0; begin < shape.layer_pixels(); begin += kBlock) {
+    std::fill_n(weights, channels, Acc(0));
+    for (int64_t p = begin; p < std::min(shape.layer_pixels(), begin + kBlock); ++p) {
+      const T* pixel = gradients.at(0, p / width, p % width);
+      if (gradients.channels_last()) {
+        for (int64_t c = 0; c < channels; ++c) weights[c] += static_cast<Acc>(pixel[c]);
+      } else {
+        for (int64_t c = 0; c < channels; ++c) weights[c] += static_cast<Acc>(pixel[c * gradients.strides.channel]);
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) totals[c] += weights[c];
+  }
+  for (int64_t c = 0; c < channels; ++c) weights[c] = static_cast<Acc>(totals[c] / double(shape.layer_pixels()));
 }
 
 // layer[y, x] = sum over channels of weights[c] * A[c, y, x]
 template <typename T, typename Acc>
-void weighted_sum(const Planes<T>& activations, const Acc* weights, const Shape& shape, Acc* layer) {
+void weighted_sum(const Planes<T>& activations, const Acc* weights, const Shape& shape, Acc* layer, Acc* block) {
+  const int64_t pixels = shape.layer_pixels(), width = shape.layer_width;
   if (activations.contiguous_planes(shape)) {
-    std::fill_n(layer, shape.layer_pixels(), Acc(0));
-    for (int64_t c = 0; c < shape.channels; ++c) {
-      const T* plane = activations.at(c, 0, 0);
-      for (int64_t i = 0; i < shape.layer_pixels(); ++i) layer[i] += weights[c] * static_cast<Acc>(plane[i]);
+    std::fill_n(layer, pixels, Acc(0));
+    for (int64_t begin = 0; begin < shape.channels; begin += kBlock) {
+      std::fill_n(block, pixels, Acc(0));
+      for (int64_t c = begin; c < std::min(shape.channels, begin + kBlock); ++c) {
+        const T* plane = activations.at(c, 0, 0);
+        for (int64_t i = 0; i < pixels; ++i) block[i] += weights[c] * static_cast<Acc>(plane[i]);
+      }
+      for (int64_t i = 0; i < pixels; ++i) layer[i] += block[i];
     }
     return;
   }
-  for (int64_t y = 0; y < shape.layer_height; ++y)
-    for (int64_t x = 0; x < shape.layer_width; ++x) {
-      Acc total = 0;
-      if (activations.channels_last()) {
-        total = dot(activations.at(0, y, x), weights, shape.channels);
-      } else {
-        for (int64_t c = 0; c < shape.channels; ++c) total += weights[c] * static_cast<Acc>(*activations.at(c, y, x));
-      }
-      layer[y * shape.layer_width + x] = total;
+  const int64_t stride = activations.strides.channel;
+  for (int64_t p = 0; p < pixels; ++p) {
+    const T* pixel = activations.at(0, p / width, p % width);
+    if (stride == 1) {
+      layer[p] = sum<Acc>(shape.channels, [&](int64_t c) { return weights[c] * static_cast<Acc>(pixel[c]); });
+    } else {
+      layer[p] = sum<Acc>(shape.channels, [&](int64_t c) { return weights[c] * static_cast<Acc>(pixel[c * stride]); });
     }
+  }
 }
 
 // Bilinear upsampling of layer [h, w] into heatmap [H, W], rows first; returns the range of what it wrote.
@@ -143,7 +145,8 @@ struct Cpu {
     for (int64_t x = 0; x < shape.width; ++x) columns[x] = source_tap<Acc>(x, shape.layer_width, shape.width);
 
     torch::stable::parallel_for(0, shape.samples, 1, [&](int64_t begin, int64_t end) {
-      std::vector<Acc> weights(shape.channels), layer(shape.layer_pixels()), blended_row(shape.layer_width);
+      std::vector<Acc> weights(shape.channels), layer(shape.layer_pixels()), block(shape.layer_pixels());
+      std::vector<Acc> blended_row(shape.layer_width);
       for (int64_t n = begin; n < end; ++n) {
         if (gradients != nullptr) {
           pool_gradients(
@@ -156,7 +159,8 @@ struct Cpu {
             Planes<T>{activations + n * operands.activations.sample, operands.activations},
             weights.data(),
             shape,
-            layer.data());
+            layer.data(),
+            block.data());
 
         Acc* heatmap = heatmaps + n * shape.pixels();
         if (!std::all_of(layer.begin(), layer.end(), is_usable<Acc>)) {

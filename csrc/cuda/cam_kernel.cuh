@@ -20,6 +20,7 @@ namespace camfast {
 
 constexpr int kWarpSize = 32;
 constexpr int kChannelChunk = 1024;
+constexpr int64_t kSumTile = 64 * kWarpSize;  // positions that a warp pools before it adds to its total
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 template <typename T, typename Acc>
@@ -95,9 +96,14 @@ __global__ void cam_kernel(const CamArguments<T, Acc> args) {
       for (int c = warp; c < chunk; c += warps) {
         const T* plane = gradients + (first + c) * args.gradient_strides.channel;
         Acc total = 0;
-        for (int64_t p = lane; p < layer_pixels; p += kWarpSize) {
-          const int64_t y = p / shape.layer_width, x = p % shape.layer_width;
-          total += static_cast<Acc>(plane[y * args.gradient_strides.row + x * args.gradient_strides.column]);
+        for (int64_t tile = 0; tile < layer_pixels; tile += kSumTile) {
+          Acc partial = 0;  // kept short: a long running sum in float32 drifts
+          const int64_t end = layer_pixels - tile < kSumTile ? layer_pixels : tile + kSumTile;
+          for (int64_t p = tile + lane; p < end; p += kWarpSize) {
+            const int64_t y = p / shape.layer_width, x = p % shape.layer_width;
+            partial += static_cast<Acc>(plane[y * args.gradient_strides.row + x * args.gradient_strides.column]);
+          }
+          total += partial;
         }
         total = warp_sum(total);
         if (lane == 0) shared.weights[c] = total / Acc(layer_pixels);
