@@ -112,7 +112,7 @@ if BUILD_INFO is not None:
 
     def _cam_backward(ctx: Any, *gradients: Tensor) -> None:
         raise NotImplementedError(
-            "torch.ops.camfast.cam cannot be differentiated; call camfast.ops.cam, which then computes it differentiably"
+            "torch.ops.camfast.cam cannot be differentiated; call camfast.ops.cam, which computes it differentiably"
         )
 
     torch.library.register_autograd("camfast::cam", _cam_backward)

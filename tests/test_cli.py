@@ -205,7 +205,7 @@ class TestVideo:
         (["--device", "meta"], "device 'meta' cannot be used"),
         (
             ["--model", "timm:resnet10t.bogus"],
-            "model 'timm:resnet10t.bogus' is unknown; did you mean resnet10t.c3_in1k",
+            "model 'timm:resnet10t.bogus' is unknown; did you mean resnet",
         ),
         (["--colormap", "jett"], "colormap 'jett' is unknown to matplotlib; did you mean jet"),
     ],

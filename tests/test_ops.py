@@ -111,8 +111,8 @@ def test_long_sums_do_not_drift(side, layout):
         assert (backend(activations, gradients, size=(50, 50))[0] - expected).abs().max() <= 1e-5
     channels = lay_out(torch.rand(1, 4096, 5, 5), layout)
     expected = cam64(channels, torch.ones_like(channels), size=(9, 9))[0]
-    for backend in (ops.cam, reference.cam):
-        assert (backend(channels, torch.ones_like(channels), size=(9, 9))[0] - expected).abs().max() <= 3e-5
+    ours, theirs = (f(channels, torch.ones_like(channels), size=(9, 9))[0] for f in (ops.cam, reference.cam))
+    assert (ours - expected).abs().max() <= max(1e-5, (theirs - expected).abs().max())
 
 
 def test_expanded_operands_are_read_in_place():
