@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from camfast import demo
 from camfast.engine import Engine
@@ -24,7 +27,7 @@ from camfast.render import check_colormap
 from camfast.video import annotate_video
 from camfast.video.writer import check_suffix
 
-SUCCESS, FAILURE, DAMAGED, INTERRUPTED = 0, 1, 3, 130
+SUCCESS, FAILURE, DAMAGED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 """Exit codes; 2 is a usage error, given by argparse. DAMAGED: written, but the input was not whole."""
 
 _EXAMPLES = """\
@@ -41,6 +44,7 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         code: int = options.run(options)
         if sys.stdout is not None:  # closed by the caller
@@ -48,11 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
+    except Terminated:
+        return _fail("terminated", TERMINATED)
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, also not at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except (CamfastError, ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         return _fail(_one_line(error))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class Terminated(BaseException):
+    """SIGTERM, on its way to the blocks that clean up."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"camfast {importlib.metadata.version('camfast')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     image = _command(
@@ -75,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     image.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="photos of any kind that Pillow reads")
     image.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png of each photo"
+        "-o", "--output", metavar="DIR", type=_path, required=True, help="folder for NAME.png of each photo"
     )
     image.add_argument(
         "--layout",
@@ -96,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         '  camfast video in.mkv -o out.mkv --target "sports car" --colormap viridis --alpha 0.5',
     )
     video.add_argument("path", metavar="IN", type=Path, help="a video that FFmpeg reads")
-    video.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=".mp4, .mov or .mkv")
+    video.add_argument("-o", "--output", metavar="OUT", type=_path, required=True, help=".mp4, .mov or .mkv")
     _add_model_options(video)
     _add_explanation_options(video)
     video.set_defaults(run=_video)
@@ -112,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     layers.set_defaults(run=_layers)
 
     demo = _command(commands, "demo", "explain a photo and a video that come with the demo packages", "camfast demo")
-    demo.add_argument("-o", "--output", metavar="DIR", type=Path, default=Path("out/demo"), help="default: out/demo")
+    demo.add_argument("-o", "--output", metavar="DIR", type=_path, default=Path("out/demo"), help="default: out/demo")
     demo.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
@@ -146,7 +163,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
     )
     group.add_argument(
-        "--layer", metavar="NAME", action="append", help="target layer; repeat for several (see camfast layers)"
+        "--layer",
+        metavar="NAME",
+        action="append",
+        help="target layer (see camfast layers); repeat it to average several: --layer layer3 --layer layer4",
     )
     group.add_argument("--method", default="gradcam", help=f"{' or '.join(METHODS)} (default: gradcam)")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
@@ -166,6 +186,12 @@ def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=_fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")
     group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     group.add_argument("--quiet", action="store_true", help="no progress and no summary, only errors")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

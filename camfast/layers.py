@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,17 @@ class LayerRun:
 
     @property
     def spatial(self) -> bool:
-        """Whether the output is [N, C, h, w] with more than one position."""
-        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+        """Whether the output is [N, C, h, w] with more than one position, as far as can be told."""
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1 and not channels_last(self.module, self.shape)
+
+
+def channels_last(module: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a layer's four dimensions are [N, h, w, C], as those of a layer that works on the last one are."""
+    if len(shape) != 4:
+        return False
+    if isinstance(module, nn.LayerNorm):  # subclasses for [N, C, h, w] exist, whose shape tells
+        return module.normalized_shape == (shape[3],) and shape[1] != shape[3]
+    return isinstance(module, nn.Linear)
 
 
 def resolve_layers(model: nn.Module, layers: nn.Module | str | Sequence[nn.Module | str]) -> dict[str, nn.Module]:
@@ -48,6 +57,8 @@ def resolve_layers(model: nn.Module, layers: nn.Module | str | Sequence[nn.Modul
     """
     # nn.Sequential and nn.ModuleList are sequences too, and are one layer.
     given: Sequence[Any] = [layers] if isinstance(layers, (str, nn.Module)) else layers
+    if not isinstance(given, Iterable):
+        raise TypeError(f"target_layers is a {type(given).__name__}; expected modules or dotted names")
     if not given:
         raise ValueError("target_layers is empty; give at least one layer, or None to have it found")
     known = dict(model.named_modules(remove_duplicate=False))  # a shared module has several names
@@ -117,9 +128,10 @@ def find_target_layer(runs: Sequence[LayerRun]) -> str:
             "and reshape_transform if their output is a sequence of tokens"
         )
     chosen = candidates[-1]
-    if isinstance(runs[chosen].module, nn.LayerNorm):  # which normalizes the last dimension: [N, h, w, C]
+    last = [run for run in runs[chosen + 1 :] if channels_last(run.module, run.shape)]
+    if last:
         raise ValueError(
-            f"layer {runs[chosen].name!r} puts out {list(runs[chosen].shape)}, channels last; give target_layers, "
+            f"layer {last[-1].name!r} puts out {list(last[-1].shape)}, channels last; give target_layers, "
             "and reshape_transform to make their output [N, C, h, w]"
         )
     tokens = [run for run in runs[chosen + 1 :] if len(run.shape) == 3 and run.shape[1] > 1]

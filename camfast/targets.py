@@ -91,6 +91,8 @@ def check_targets(targets: Any, samples: int) -> Classes | Scores:
         _check_length(len(given), samples)
         if given and all(map(callable, given)):
             return Scores(given)
+        if any(map(callable, given)):
+            raise ValueError("targets mixes callables and classes; give the one or the other for every sample")
         return Classes(torch.tensor([_class_index(f"targets[{i}]", t) for i, t in enumerate(given)], dtype=torch.int64))
     return Classes(torch.full((samples,), _class_index("targets", targets)))
 

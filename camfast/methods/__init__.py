@@ -25,7 +25,7 @@ def get_method(name: str) -> type[Engine]:
         ValueError: no such method; the message has the known ones.
     """
     try:
-        return METHODS[name]
+        return METHODS[name.lower()]
     except KeyError:
         raise ValueError(f"method {name!r} is unknown; {did_you_mean(name, METHODS)}") from None
 

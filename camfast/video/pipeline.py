@@ -46,8 +46,9 @@ class VideoSummary:
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} ({count})" for name, count in itertools.islice(self.classes.items(), 5))
+        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
         return (
-            f"{self.output}: {self.frames} frames in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
+            f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
             f"  classes (frames): {shown}\n"
             f"  kernels: {self.kernels}"
         )
@@ -92,6 +93,11 @@ def annotate_video(
         ValueError: a class out of range, and whatever else the engine refuses.
     """
     source, output = Path(source), Path(output)
+    if not isinstance(model, LoadedModel):
+        raise TypeError(
+            f"model is a {type(model).__name__}; expected a LoadedModel, as camfast.load_model() gives, or made of a "
+            "module, its preprocessing and its class names"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is out of range; expected at least 1")
     check_suffix(output)
@@ -115,7 +121,7 @@ def annotate_video(
                 explained = cam.explain(model.preprocess(frames), target, size=(region.height, region.width))
                 blended = overlay(frames, explained.heatmaps, alpha, colormap, region=region).cpu().numpy()
                 for pixels, frame in zip(blended, batch, strict=True):
-                    writer.write(pixels, frame.pts)
+                    writer.write(frame, pixels)
                 assert explained.targets is not None  # classes were asked for
                 classes.update(map(model.class_name, explained.targets.tolist()))
                 progress.advance(len(batch))

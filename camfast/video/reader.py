@@ -37,6 +37,8 @@ class Frame:
     """RGB [H, W, 3]."""
     pts: int
     """Presentation time, in units of the stream's time base."""
+    duration: int
+    """How long it is shown, in the same units; 0 where the file does not say."""
 
 
 class VideoReader:
@@ -138,7 +140,9 @@ class VideoReader:
             self._last_end = pts * self.time_base + length
             self.decoded += 1
             # A size that changes on the way becomes that of the first frame.
-            yield Frame(frame.to_ndarray(format="rgb24", width=self.width, height=self.height), pts)
+            yield Frame(
+                frame.to_ndarray(format="rgb24", width=self.width, height=self.height), pts, frame.duration or 0
+            )
 
     def _missing(self) -> str | None:
         """What the file announces at its end and does not have."""

@@ -16,7 +16,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace
 
 from camfast.errors import OutputError
-from camfast.video.reader import VideoReader, media_url
+from camfast.video.reader import Frame, VideoReader, media_url
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 """Containers that can be written, all with H.264."""
@@ -39,13 +39,26 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, source: VideoReader) -> None:
-        self.container = av.open(media_url(path), "w")
         self.left_out: list[str] = []
+        self._durations: dict[int, int] = {}
+        others = [stream for stream in source.container.streams if stream.type in ("audio", "subtitle")]
+        self._open(path, source, others)
+        try:
+            self.container.start_encoding()
+        except (av.error.FFmpegError, ValueError):  # some containers say only now what they do not take
+            self.container.close()
+            self._open(path, source, [])
+            self.left_out = [_stream_name(stream) for stream in others]
+
+    def _open(self, path: Path, source: VideoReader, others: list[Any]) -> None:
+        self.container = av.open(media_url(path), "w")
         stream = self.container.add_stream("libx264", rate=source.rate, options=dict(_X264))
         stream.width, stream.height = source.width, source.height
         stream.pix_fmt = "yuv420p" if source.width % 2 == 0 and source.height % 2 == 0 else "yuv444p"
         stream.time_base = source.time_base
         stream.codec_context.time_base = source.time_base
+        # Without B-frames packets are in order of presentation, and MP4 keeps how long each frame is shown.
+        stream.codec_context.max_b_frames = 0
         origin = source.stream.codec_context
         if source.stream.sample_aspect_ratio:
             stream.codec_context.sample_aspect_ratio = source.stream.sample_aspect_ratio
@@ -58,22 +71,28 @@ class VideoWriter:
         self._range = ColorRange.JPEG if origin.color_range == ColorRange.JPEG.value else ColorRange.MPEG
         self._stream = stream
         self._copies: dict[int, Any] = {}
-        self._add_copies(source)
+        for other in others:
+            try:
+                if other.codec_context is not None and other.codec_context.name not in self.container.supported_codecs:
+                    raise ValueError(other.codec_context.name)
+                self._copies[other.index] = self.container.add_stream_from_template(other)
+            except (av.error.FFmpegError, ValueError):
+                self.left_out.append(_stream_name(other))
 
     @property
     def copied(self) -> tuple[int, ...]:
         """Indices of the source streams that are copied."""
         return tuple(self._copies)
 
-    def write(self, pixels: npt.NDArray[np.uint8], pts: int) -> None:
-        """Encode one frame, RGB [H, W, 3], shown at ``pts``."""
+    def write(self, source: Frame, pixels: npt.NDArray[np.uint8]) -> None:
+        """Encode RGB [H, W, 3], shown when and as long as a frame of the source."""
         rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame = rgb.reformat(format=self._stream.pix_fmt, dst_colorspace=self._colorspace, dst_color_range=self._range)
-        frame.pts = pts
+        frame.pts = source.pts
         frame.time_base = self._stream.codec_context.time_base
         frame.pict_type = PictureType.NONE  # the encoder chooses key frames
-        with _refusals():
-            self.container.mux(self._stream.encode(frame))
+        self._durations[source.pts] = source.duration
+        self._encode(frame)
 
     def copy(self, packet: Any) -> None:
         """Pass a packet of a copied stream on."""
@@ -83,20 +102,14 @@ class VideoWriter:
 
     def finish(self) -> None:
         """Encode what the encoder still holds."""
-        with _refusals():
-            self.container.mux(self._stream.encode(None))
+        self._encode(None)
 
-    def _add_copies(self, source: VideoReader) -> None:
-        for stream in source.container.streams:
-            if stream.type not in ("audio", "subtitle"):
-                continue
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
-            try:
-                if codec not in self.container.supported_codecs and codec != "unknown":
-                    raise ValueError(codec)
-                self._copies[stream.index] = self.container.add_stream_from_template(stream)
-            except (av.error.FFmpegError, ValueError):
-                self.left_out.append(f"{stream.type} ({codec})")
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        with _refusals():
+            for packet in self._stream.encode(frame):
+                # The encoder knows a rate, not how long a frame lasts; of the last one nothing else tells.
+                packet.duration = self._durations.pop(packet.pts or 0, 0)
+                self.container.mux(packet)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -105,6 +118,10 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.container.close()
+
+
+def _stream_name(stream: Any) -> str:
+    return f"{stream.type} ({stream.codec_context.name if stream.codec_context else 'unknown'})"
 
 
 @contextmanager
