@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from camfast import demo
+from camfast import __version__, demo
 from camfast.engine import Engine
 from camfast.environment import report
 from camfast.errors import CamfastError
@@ -44,7 +45,12 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    with _terminable():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The command's exit code; every expected error is one line on standard error."""
     try:
         code: int = options.run(options)
         if sys.stdout is not None:  # closed by the caller
@@ -59,16 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except (CamfastError, ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         return _fail(_one_line(error))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class Terminated(BaseException):
     """SIGTERM, on its way to the blocks that clean up."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated for the length of a block; only the main thread of Python may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"camfast {importlib.metadata.version('camfast')}")
+    parser.add_argument("--version", action="version", version=f"camfast {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     image = _command(
