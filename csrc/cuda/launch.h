@@ -16,7 +16,9 @@ class Launch {
 
   cudaStream_t stream() const {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
+    STD_TORCH_CHECK(
+        aoti_torch_get_current_cuda_stream(device_, &stream) == AOTI_TORCH_SUCCESS,
+        "camfast: no current stream on CUDA device ", device_);
     return static_cast<cudaStream_t>(stream);
   }
   void check() const { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
