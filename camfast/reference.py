@@ -42,7 +42,7 @@ def cam(
         layer = layer.clamp_min(0)
 
     heatmaps = _interpolate(_interpolate(layer, 1, height), 2, width)
-    low, high = heatmaps.flatten(1).aminmax(dim=1)
+    low, high = heatmaps.amin(dim=(1, 2)), heatmaps.amax(dim=(1, 2))
     ranges = torch.stack([low, high], dim=1).masked_fill(unusable[:, None], torch.nan)
     if normalize:
         low, span = low[:, None, None], (high - low)[:, None, None]
