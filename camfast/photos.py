@@ -121,8 +121,7 @@ def _explain(
     """Heatmap [h, w], the part of the photo it covers, class and probability, for each photo."""
     if not photos:
         return
-    device = next(model.module.parameters()).device
-    x = torch.cat([model.preprocess(torch.from_numpy(photo).to(device)[None]) for photo in photos])
+    x = torch.cat([model.preprocess(torch.from_numpy(photo).to(model.device)[None]) for photo in photos])
     explained = cam.explain(x, target)
     assert explained.targets is not None  # classes were asked for
     probabilities = explained.logits.float().softmax(dim=1).gather(1, explained.targets[:, None])[:, 0]

@@ -21,7 +21,8 @@ class CAM(Engine):
 
     For models that end in global average pooling and one linear layer: a channel's weight is the linear layer's
     weight for the class. As in the paper, negative evidence is kept, not cut off. That the model has this form is
-    checked in every call, by computing its output from the activations.
+    checked in every call, by computing its output from the activations,
+    for which a CUDA device is waited for.
 
     Arguments as for :class:`camfast.GradCAM`, with one target layer (the one before the pooling), and targets that are
     classes.

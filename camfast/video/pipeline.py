@@ -105,7 +105,6 @@ def annotate_video(
         raise OutputError(f"{output} is the source itself; give another name")
     check_output(output, overwrite)
     cam = cam or GradCAM(model.module)
-    device = next(model.module.parameters()).device
     classes: Counter[str] = Counter()
     started = time.perf_counter()
 
@@ -117,7 +116,7 @@ def annotate_video(
         ):
             others = tuple(reader.container.streams[index] for index in writer.copied)
             for batch in _batches(reader.frames(writer.copy, others), batch_size):
-                frames = torch.from_numpy(np.stack([frame.pixels for frame in batch])).to(device)
+                frames = torch.from_numpy(np.stack([frame.pixels for frame in batch])).to(model.device)
                 explained = cam.explain(model.preprocess(frames), target, size=(region.height, region.width))
                 blended = overlay(frames, explained.heatmaps, alpha, colormap, region=region).cpu().numpy()
                 for pixels, frame in zip(blended, batch, strict=True):
@@ -134,7 +133,7 @@ def annotate_video(
         reader.decoded,
         time.perf_counter() - started,
         dict(classes.most_common()),
-        str(serving(device)),
+        str(serving(model.device)),
         reader.damage,
         writer.left_out,
     )

@@ -65,17 +65,16 @@ class VideoReader:
             self.stream = self.container.streams.video[0]
             if self.stream.codec_context is None or self.stream.width < 1 or self.stream.height < 1:
                 raise InputError(f"{self.path} has a video stream that cannot be decoded")
+            size = (self.stream.width, self.stream.height)
+            if size[0] * size[1] > LARGEST_FRAME:
+                raise InputError(f"{self.path} claims frames of {size[0]}x{size[1]}, more than can be decoded")
         except InputError:
             self.container.close()
             raise
         self.stream.thread_type = "AUTO"
-        self.width: int = self.stream.width
-        self.height: int = self.stream.height
+        self.width, self.height = size
         self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
-        if self.width * self.height > LARGEST_FRAME:
-            self.container.close()
-            raise InputError(f"{self.path} claims frames of {self.width}x{self.height}, more than can be decoded")
         # Asked for now, because afterwards the container may be closed.
         self.announced_frames: int | None = self.stream.frames or None
         """How many frames the file says it has; None where it does not say."""
@@ -115,13 +114,9 @@ class VideoReader:
             yield from self.container.demux(self.stream, *others)
         except av.error.FFmpegError as error:
             self._broken_off = _reason(error)
-            yield from self._held_back()
-
-    def _held_back(self) -> Iterator[Any]:
-        """The empty packet that makes a decoder give out the frames it still holds."""
-        flush = av.Packet()
-        flush.stream = self.stream
-        yield flush
+            flush = av.Packet()  # an empty one makes the decoder give out the frames that it still holds
+            flush.stream = self.stream
+            yield flush
 
     def _decode(self, packet: Any) -> Iterator[Frame]:
         try:
