@@ -163,7 +163,8 @@ def extensions(decision: Decision, toolkit: Toolkit | None) -> list:
 
     sources = ["csrc/library.cpp", "csrc/module.cpp", *sorted(map(str, Path("csrc/cpu").glob("*.cpp")))]
     macros = [("TORCH_TARGET_VERSION", TORCH_TARGET), ("CAMFAST_TORCH_VERSION", f'"{torch.__version__}"')]
-    flags = {"cxx": ["-O3", "-std=c++20", "-Wall", "-fvisibility=hidden", "-g0"]}
+    # No contraction into fused multiply-adds: every instruction set is to give the same bits.
+    flags = {"cxx": ["-O3", "-std=c++20", "-Wall", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]}
     make_extension = CppExtension
     if decision.cuda and toolkit is not None:
         make_extension = CUDAExtension

@@ -12,7 +12,7 @@ from camfast.hooks import capture
 from camfast.methods import CAM, METHODS, GradCAM, explain
 from camfast.models import LoadedModel, load_model
 from camfast.plots import panels
-from camfast.render import overlay
+from camfast.render import overlay, overlay_, overlay_yuv420_
 from camfast.video import annotate_video
 
 __version__ = "0.1.0"
@@ -30,6 +30,8 @@ __all__ = [
     "load_model",
     "ops",
     "overlay",
+    "overlay_",
+    "overlay_yuv420_",
     "panels",
     "reference",
 ]

@@ -1,4 +1,4 @@
-"""Checks the operands of the operators: what is wrong is named before anything is computed or allocated."""
+"""Checks the operands of `cam`: what is wrong is named before anything is computed or allocated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RULES = ("gradcam",)
+from camfast._memory import share_memory
+
+RULES = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise")
 ELEMENT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LONGEST_SIDE = 2**30
 LARGEST_BYTE_COUNT = 2**63 - 1
@@ -30,7 +32,7 @@ def check_cam(
     """The (height, width) of the heatmaps, after every check of :func:`camfast.ops.cam`'s operands."""
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is unknown; expected one of {', '.join(map(repr, RULES))}")
-    _check_tensor("activations", activations)
+    check_floating("activations", activations)
     if activations.dim() != 4:
         raise ValueError(f"activations has shape {list(activations.shape)}; expected [N, C, h, w]")
     samples, channels, layer_height, layer_width = activations.shape
@@ -41,23 +43,60 @@ def check_cam(
         given = "neither" if gradients is None else "both"
         raise ValueError(f"expected either gradients or weights, {given} given")
     if gradients is not None:
-        _check_tensor("gradients", gradients)
+        check_floating("gradients", gradients)
         if gradients.shape != activations.shape:
             raise ValueError(
                 f"gradients has shape {list(gradients.shape)}; expected that of activations, {list(activations.shape)}"
             )
         if gradients.dtype != activations.dtype:
             raise TypeError(f"gradients has dtype {gradients.dtype}; expected that of activations, {activations.dtype}")
-        _check_device("gradients", gradients, activations)
+        check_device("gradients", gradients, "activations", activations)
     if weights is not None:
-        _check_tensor("weights", weights)
+        if rule != "gradcam":
+            raise ValueError(f"rule={rule!r} needs gradients, but weights were given; leave the rule out")
+        check_floating("weights", weights)
         if weights.dim() != 2 or weights.shape[0] != samples or weights.shape[1] != channels:
             raise ValueError(f"weights has shape {list(weights.shape)}; expected [N, C] = {[samples, channels]}")
-        _check_device("weights", weights, activations)
+        check_device("weights", weights, "activations", activations)
     return _check_size(size, activations)
 
 
-def _check_tensor(name: str, value: object) -> None:
+def check_out(
+    out: tuple[Tensor, Tensor],
+    activations: Tensor,
+    gradients: Tensor | None,
+    weights: Tensor | None,
+    size: tuple[int, int],
+) -> None:
+    """Checks what :func:`camfast.ops.cam` is to write into, for operands and a size that are checked already."""
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        raise TypeError(f"out is {described(out)}; expected two tensors, (heatmaps, ranges)")
+    samples, dtype = activations.shape[0], accumulation_type(activations.dtype)
+    names = ("heatmaps", "ranges")
+    for name, tensor, shape in zip(names, out, ((samples, *size), (samples, 2)), strict=True):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} in out is {described(tensor)}; expected a torch.Tensor")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} in out has shape {list(tensor.shape)}; expected {list(shape)}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} in out has dtype {tensor.dtype}; expected {dtype}")
+        check_device(f"{name} in out", tensor, "activations", activations)
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} in out has strides {tensor.stride()}; expected a contiguous tensor")
+    operands = {"activations": activations, "gradients": gradients, "weights": weights, "ranges in out": out[1]}
+    for index, name in enumerate(names):
+        for other, operand in operands.items():
+            if operand is not None and operand is not out[index] and share_memory(out[index], operand):
+                raise ValueError(f"{name} in out overlaps {other} in memory; give it memory of its own")
+    if out[0] is out[1]:
+        raise ValueError("heatmaps and ranges in out are one tensor; give each memory of its own")
+
+
+def described(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def check_floating(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
     if value.dtype not in ELEMENT_TYPES:
@@ -66,9 +105,9 @@ def _check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor: call .to_dense() first")
 
 
-def _check_device(name: str, value: Tensor, activations: Tensor) -> None:
-    if value.device != activations.device:
-        raise ValueError(f"{name} is on {value.device}; expected the device of activations, {activations.device}")
+def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
+        raise ValueError(f"{name} is on {value.device}; expected the device of {other_name}, {other.device}")
 
 
 def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, int]:
@@ -76,7 +115,7 @@ def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, i
     if size is None:
         return layer_height, layer_width
     sides = tuple(size) if isinstance(size, Iterable) else ()
-    if len(sides) != 2 or not all(map(_is_whole, sides)):
+    if len(sides) != 2 or not all(map(is_whole, sides)):
         raise ValueError(f"size={size!r}; expected (height, width), two whole numbers")
     height, width = (side if isinstance(side, torch.SymInt) else operator.index(side) for side in sides)
     if height < 1 or width < 1 or height >= LONGEST_SIDE or width >= LONGEST_SIDE:
@@ -87,5 +126,5 @@ def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, i
     return height, width
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, (bool, torch.Tensor))

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from camfast import __version__, demo
+from camfast.colors import check_colormap
 from camfast.engine import Engine
 from camfast.environment import report
 from camfast.errors import CamfastError
@@ -24,7 +25,6 @@ from camfast.models import BUILT_IN, LoadedModel, load_model
 from camfast.photos import LAYOUTS, explain_photos, output_names
 from camfast.preprocess import FITS
 from camfast.progress import Progress
-from camfast.render import check_colormap
 from camfast.video import annotate_video
 from camfast.video.writer import check_suffix
 

@@ -1,23 +1,21 @@
 """The fused operators: checked, then dispatched to the kernel of the device, or to the reference where there is none.
 
-The schema is declared once, in ``csrc/library.cpp``; here are its shape-only (fake) kernel for ``torch.compile`` and
-``torch.export``, and the fallback for devices without a kernel. ``torch.ops.camfast.cam`` is the same operator for
-TorchScript and C++.
+The schemas are declared once, in ``csrc/library.cpp``; :mod:`camfast._registration` adds what torch asks of an
+operator. ``torch.ops.camfast`` has the same operators for TorchScript and C++.
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from camfast import reference
-from camfast._extension import BUILD_INFO, LOAD_ERROR
-from camfast._operands import accumulation_type, check_cam
+from camfast._operands import accumulation_type, check_cam, check_out
+from camfast._overlay_operands import check_rgb, check_yuv420
+from camfast._registration import reference_serves
 
 
 def cam(
@@ -29,27 +27,40 @@ def cam(
     size: Sequence[int] | None = None,
     relu: bool = True,
     normalize: bool = True,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Class activation maps from the activations of a layer, in one pass.
+    """Class activation maps from the activations ``A`` of a layer and their gradients ``G``, in one pass.
 
-    With ``w_c`` the mean of ``gradients`` over the positions of channel ``c`` (Grad-CAM, Selvaraju et al. 2017,
-    https://arxiv.org/abs/1610.02391), or the given ``weights``::
+    The rule makes a map of the layer::
 
-        L = sum_c w_c A_c        R = max(L, 0) if relu        U = bilinear(R, size)
+        gradcam      L = sum_c w_c A_c,  w_c = mean G_c                                     Selvaraju et al. 2017
+        gradcam++    L = sum_c w_c A_c,  w_c = sum P^3 / (2 P^2 + P^3 sum A_c + 1e-6),      Chattopadhyay et al. 2018
+                                         P = max(G_c, 0)
+        xgradcam     L = sum_c w_c A_c,  w_c = sum(G_c A_c) / (sum A_c + 1e-7)              Fu et al. 2020
+        layercam     L = sum_c max(G_c, 0) A_c                                              Jiang et al. 2021
+        hirescam     L = sum_c G_c A_c                                                      Draelos and Carin 2020
+        elementwise  L = sum_c max(G_c A_c, 0)
+
+    (sums and means without an index run over positions), or ``L = sum_c w_c A_c`` with given ``weights``. Then::
+
+        R = max(L, 0) if relu        U = bilinear(R, size)
         M = (U - min U) / (max U - min U), per sample; all zeros where max U = min U
 
     The interpolation has half-pixel centres and clamped edges (``align_corners=False``, no antialiasing). A sample
     with a NaN or an infinity, or with values of ``L`` beyond 2**126, gets a zero map and a NaN range; other samples
-    do not notice. float16 and bfloat16 are summed in float32. Any strides will do, without a copy.
+    do not notice. float16 and bfloat16 are summed in float32. Any strides will do; contiguous and channels-last
+    tensors are fastest.
 
     Args:
         activations: [N, C, h, w]; float32, float16, bfloat16 or float64.
         gradients: [N, C, h, w], the derivative of the score with respect to ``activations``; same dtype and device.
         weights: [N, C], any floating dtype: the channel weights, where there are no gradients.
-        rule: how weights come from gradients; ``"gradcam"``.
+        rule: how a map comes from activations and gradients, as above.
         size: (H, W) of the heatmaps; None keeps the layer's (h, w). Smaller than the layer is allowed.
         relu: keep only what speaks for the class.
         normalize: stretch every map to [0, 1].
+        out: (heatmaps [N, H, W], ranges [N, 2]) to write into: contiguous, of the dtype described below, on the
+            device of ``activations``, sharing no memory with each other or an operand.
 
     Returns:
         Heatmaps [N, H, W] and ranges [N, 2] (minimum and maximum of every map before normalization), on the device
@@ -58,65 +69,137 @@ def cam(
 
     Raises:
         TypeError: an operand is not a dense floating tensor, or dtypes differ.
-        ValueError: an unknown rule, shapes or devices that do not match, a size out of range.
+        ValueError: an unknown rule, shapes or devices that do not match, a size out of range, ``out`` overlapping an
+            operand or given where the result is to be differentiated.
     """
     height, width = check_cam(activations, gradients, weights, rule, size)
-    if BUILD_INFO is None:
-        _say_once(LOAD_ERROR or "unknown reason")
-        use_reference = True
-    else:
-        operands = (activations, gradients, weights)
-        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
-        use_reference = differentiated or torch.autograd.forward_ad._current_level >= 0
-    if use_reference:
-        return reference.cam(
-            activations, gradients, weights, rule=rule, size=(height, width), relu=relu, normalize=normalize
-        )
+    operands = (activations, gradients, weights)
+    differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    differentiated = differentiated or torch.autograd.forward_ad._current_level >= 0
+    if out is not None:
+        check_out(out, *operands, (height, width))
+        if differentiated:
+            raise ValueError("out is given, but the result is to be differentiated; leave out away, or use no_grad")
+    if differentiated or reference_serves():
+        return reference.cam(*operands, rule=rule, size=(height, width), relu=relu, normalize=normalize, out=out)
     if weights is not None:
         weights = weights.to(accumulation_type(activations.dtype))
-    heatmaps, ranges = torch.ops.camfast.cam(
-        activations, gradients, weights, rule=rule, size=(height, width), relu=relu, normalize=normalize
+    if out is None:
+        heatmaps, ranges = torch.ops.camfast.cam(
+            activations, gradients, weights, rule=rule, size=(height, width), relu=relu, normalize=normalize
+        )
+        return heatmaps, ranges
+    torch.ops.camfast.cam.out(
+        activations, gradients, weights, rule=rule, relu=relu, normalize=normalize, heatmaps=out[0], ranges=out[1]
     )
-    return heatmaps, ranges
+    return out[0], out[1]
 
 
-@functools.cache
-def _say_once(reason: str) -> None:
-    warnings.warn(f"camfast runs through its PyTorch reference: {reason}", RuntimeWarning, stacklevel=4)
+def overlay(
+    frames: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """RGB frames with heatmaps laid over them: from a map of any size to pixels in one pass over the frame.
+
+    The map is interpolated to the region as in :func:`cam`, brought to [0, 1], and rounded to one of 256 levels, each
+    of which has a colour; NaN is level 0. A pixel becomes ``pixel + (colour - pixel) * alpha``, with alpha in steps of
+    1 / 16384 and a half rounded up: in whole numbers, and so bitwise the same on every device for the same level.
+
+    Args:
+        frames: uint8 [N, H, W, 3], any strides: planar frames [N, 3, H, W] are ``frames.permute(0, 2, 3, 1)``.
+        heatmaps: [N, h, w], any floating dtype (computed in float32).
+        colors: uint8 [256, 3]: the colour of every level.
+        alpha: opacity of the colour, 0 (the frame, bitwise) to 1 (the colour).
+        region: (top, left, height, width) of the part of the frames that the maps cover; None is all of it. Pixels
+            outside are bitwise those of the frame.
+        ranges: [N, 2]: the values that become 0 and 1, as :func:`cam` returns them; what lies beyond is cut off. Where
+            a range is empty or NaN, the map is level 0. None: maps are in [0, 1] already.
+        normalize: take the range of every map as it is drawn.
+
+    Returns:
+        New frames of the same shape, strides and device.
+
+    Raises:
+        TypeError: frames or colours are not uint8 tensors, or heatmaps or ranges are not floating tensors.
+        ValueError: shapes or devices that do not match, an alpha or a region out of range.
+    """
+    checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=False)
+    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    if reference_serves():
+        return reference.overlay(frames, heatmaps, colors, **options)
+    result: Tensor = torch.ops.camfast.overlay(frames, _float32(heatmaps), colors.contiguous(), **options)
+    return result
 
 
-if BUILD_INFO is not None:
+def overlay_(
+    frames: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """:func:`overlay` in place: only the region is read and written. Returns ``frames``.
 
-    @torch.library.register_fake("camfast::cam")  # type: ignore[untyped-decorator]
-    def _cam_shapes(
-        activations: Tensor,
-        gradients: Tensor | None = None,
-        weights: Tensor | None = None,
-        *,
-        rule: str = "gradcam",
-        size: Sequence[int] | None = None,
-        relu: bool = True,
-        normalize: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        height, width = check_cam(activations, gradients, weights, rule, size)
-        dtype = accumulation_type(activations.dtype)
-        samples = activations.shape[0]
-        return (
-            activations.new_empty((samples, height, width), dtype=dtype),
-            activations.new_empty((samples, 2), dtype=dtype),
-        )
+    Raises:
+        TypeError, ValueError: as :func:`overlay`; and where elements of ``frames`` share memory with each other or with
+            an operand.
+    """
+    checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=True)
+    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    if reference_serves():
+        return reference.overlay_(frames, heatmaps, colors, **options)
+    torch.ops.camfast.overlay_(frames, _float32(heatmaps), colors.contiguous(), **options)
+    return frames
 
-    def _cam_fallback(activations: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        _say_once(f"no kernel was built for {activations.device.type}; see camfast.backends()")
-        return reference.cam(activations, *args, **kwargs)  # type: ignore[arg-type]
 
-    def _cam_backward(ctx: Any, *gradients: Tensor) -> None:
-        raise NotImplementedError(
-            "torch.ops.camfast.cam cannot be differentiated; call camfast.ops.cam, which computes it differentiably"
-        )
+def overlay_yuv420_(
+    luma: Tensor,
+    blue: Tensor,
+    red: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> None:
+    """:func:`overlay_` on frames as video decoders give them: the planes of YUV 4:2:0, without a detour through RGB.
 
-    torch.library.register_autograd("camfast::cam", _cam_backward)
+    A chroma sample takes the mean level of the pixels that it covers (2 × 2, fewer at an odd edge of the frame), where
+    all of them lie in the region; at an odd edge of the region it stays as it is, so that no pixel outside changes.
 
-    # Kept alive: the registration ends with the object.
-    _FALLBACKS = torch.library.Library("camfast", "IMPL")  # type: ignore[no-untyped-call]
-    _FALLBACKS.impl("cam", _cam_fallback, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    Args:
+        luma: uint8 [N, H, W], any strides.
+        blue, red: uint8 [N, ceil(H / 2), ceil(W / 2)], any strides: planes of their own, or the halves of NV12.
+        heatmaps: as for :func:`overlay`.
+        colors: uint8 [256, 3]: luma, blue and red chroma of every level, in the matrix and range of the frames; see
+            :func:`camfast.colors.yuv_colors`.
+        alpha, region, ranges, normalize: as for :func:`overlay`.
+
+    Raises:
+        TypeError, ValueError: as :func:`overlay_`, by the names of the planes.
+    """
+    checked = check_yuv420(luma, blue, red, heatmaps, colors, alpha, region, ranges, normalize)
+    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    if reference_serves():
+        reference.overlay_yuv420_(luma, blue, red, heatmaps, colors, **options)
+    else:
+        torch.ops.camfast.overlay_yuv420_(luma, blue, red, _float32(heatmaps), colors.contiguous(), **options)
+
+
+@overload
+def _float32(values: Tensor) -> Tensor: ...
+@overload
+def _float32(values: None) -> None: ...
+def _float32(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().float()

@@ -11,10 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from camfast._operands import accumulation_type, check_cam
+from camfast._operands import accumulation_type, check_cam, check_out
+from camfast._overlay_operands import Region, check_rgb, check_yuv420
 
 # Beyond this a map counts as not finite: below it no difference of two values overflows.
 _LARGEST_USABLE = {torch.float32: 2.0**126, torch.float64: 2.0**1022}
+_OPAQUE = 2**14
+# Values of a map that lie further outside [0, 1] are drawn as these, which is as good, and cannot overflow.
+_FAR_BEYOND = 2.0**20
 
 
 def cam(
@@ -26,16 +30,19 @@ def cam(
     size: Sequence[int] | None = None,
     relu: bool = True,
     normalize: bool = True,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Class activation maps; the same signature, results and errors as :func:`camfast.ops.cam`."""
     height, width = check_cam(activations, gradients, weights, rule, size)
+    if out is not None:
+        check_out(out, activations, gradients, weights, (height, width))
     dtype = accumulation_type(activations.dtype)
-    activations = activations.to(dtype)
-    if gradients is not None:
-        weights = gradients.to(dtype).mean(dim=(2, 3))
-    assert weights is not None  # check_cam lets one of the two through
-
-    layer = torch.einsum("nc,nchw->nhw", weights.to(dtype), activations)
+    layer = _layer_map(
+        activations.to(dtype),
+        None if gradients is None else gradients.to(dtype),
+        None if weights is None else weights.to(dtype),
+        rule,
+    )
     unusable = ~(layer.abs() <= _LARGEST_USABLE[dtype]).flatten(1).all(dim=1)  # [N]
     layer = layer.masked_fill(unusable[:, None, None], 0)
     if relu:
@@ -45,10 +52,104 @@ def cam(
     low, high = heatmaps.amin(dim=(1, 2)), heatmaps.amax(dim=(1, 2))
     ranges = torch.stack([low, high], dim=1).masked_fill(unusable[:, None], torch.nan)
     if normalize:
-        low, span = low[:, None, None], (high - low)[:, None, None]
-        varied = span > 0  # a denormal span may be flushed to zero
-        heatmaps = ((heatmaps - low) / span.where(varied, 1)).where(varied, 0)
+        heatmaps = _scale(heatmaps, low, high).clamp(0, 1)
+    if out is not None:
+        return out[0].copy_(heatmaps), out[1].copy_(ranges)
     return heatmaps, ranges
+
+
+def overlay(
+    frames: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """RGB frames with heatmaps laid over them; as :func:`camfast.ops.overlay`."""
+    checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=False)
+    return _overlay_rgb(frames.clone(), heatmaps, colors, alpha, checked, ranges, normalize)
+
+
+def overlay_(
+    frames: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """In place; as :func:`camfast.ops.overlay_`."""
+    checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=True)
+    return _overlay_rgb(frames, heatmaps, colors, alpha, checked, ranges, normalize)
+
+
+def overlay_yuv420_(
+    luma: Tensor,
+    blue: Tensor,
+    red: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    *,
+    alpha: float,
+    region: Sequence[int] | None = None,
+    ranges: Tensor | None = None,
+    normalize: bool = False,
+) -> None:
+    """In place on the planes of YUV 4:2:0; as :func:`camfast.ops.overlay_yuv420_`."""
+    checked = check_yuv420(luma, blue, red, heatmaps, colors, alpha, region, ranges, normalize)
+    if luma.numel() == 0:
+        return
+    top, left, rows, columns = checked
+    levels = _levels(heatmaps, rows, columns, ranges, normalize)
+    _blend_(luma[:, top : top + rows, left : left + columns], colors[:, 0][levels], alpha)
+
+    # A chroma sample is coloured where every pixel that it covers is; at an odd edge of the frame it covers fewer.
+    height, width = luma.shape[1:]
+    above, below = (top + 1) // 2, (top + rows + (top + rows == height)) // 2
+    before, after = (left + 1) // 2, (left + columns + (left + columns == width)) // 2
+    if above >= below or before >= after:
+        return
+    pixels = levels[:, 2 * above - top :, 2 * before - left :]
+    for dim, samples in ((1, below - above), (2, after - before)):
+        both = torch.arange(2 * samples, device=pixels.device).clamp(max=pixels.shape[dim] - 1)
+        pixels = pixels.index_select(dim, both)
+    quads = pixels.reshape(len(pixels), below - above, 2, after - before, 2)
+    mean_levels = (quads.sum(dim=(2, 4)) + 2) // 4
+    for plane, channel in ((blue, 1), (red, 2)):
+        _blend_(plane[:, above:below, before:after], colors[:, channel][mean_levels], alpha)
+
+
+def _layer_map(activations: Tensor, gradients: Tensor | None, weights: Tensor | None, rule: str) -> Tensor:
+    """The map [N, h, w] before ReLU; see ``csrc/cam_rules.h`` for the rules and their sources."""
+    if weights is None:
+        assert gradients is not None  # check_cam lets one of the two through
+        if rule == "layercam":
+            return (_positive_part(gradients) * activations).sum(dim=1)
+        if rule == "hirescam":
+            return (gradients * activations).sum(dim=1)
+        if rule == "elementwise":
+            return _positive_part(gradients * activations).sum(dim=1)
+        if rule == "gradcam":
+            weights = gradients.mean(dim=(2, 3))
+        elif rule == "xgradcam":
+            weights = (activations * gradients).sum(dim=(2, 3)) / (activations.sum(dim=(2, 3)) + 1e-7)
+        else:
+            assert rule == "gradcam++"
+            positive = _positive_part(gradients)
+            squared = positive * positive
+            total = activations.sum(dim=(2, 3), keepdim=True)
+            weights = (positive * squared / (squared * 2 + squared * positive * total + 1e-6)).sum(dim=(2, 3))
+    return torch.einsum("nc,nchw->nhw", weights, activations)
+
+
+def _positive_part(values: Tensor) -> Tensor:
+    """max(values, 0) in which nothing disappears that is not finite: 0 * inf and 0 * NaN are NaN."""
+    return torch.where(values < 0, values * 0, values)
 
 
 def _interpolate(maps: Tensor, dim: int, length: int) -> Tensor:
@@ -63,3 +164,50 @@ def _interpolate(maps: Tensor, dim: int, length: int) -> Tensor:
     fraction = fraction.reshape([-1 if d == dim else 1 for d in range(maps.dim())])
     below, above = maps.index_select(dim, lower), maps.index_select(dim, upper)
     return below + fraction * (above - below)
+
+
+def _scale(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Maps [N, H, W] with [low, high] brought to [0, 1]; zeros where that range is empty, reversed or not finite."""
+    low, high = low[:, None, None], high[:, None, None]
+    span = high - low  # a denormal span may be flushed to zero
+    largest = _LARGEST_USABLE[maps.dtype]
+    valid = (span > 0) & (low.abs() <= largest) & (high.abs() <= largest)
+    return ((maps - low) / span.where(valid, 1)).where(valid, 0)
+
+
+def _levels(heatmaps: Tensor, height: int, width: int, ranges: Tensor | None, normalize: bool) -> Tensor:
+    """Levels 0 to 255, int64 [N, height, width], of maps that are stretched to that size."""
+    largest = _LARGEST_USABLE[torch.float32]
+    maps = heatmaps.float().nan_to_num(0, largest, -largest).clamp(-largest, largest)
+    rows = _interpolate(maps, 1, height)
+    if normalize:
+        drawn = _interpolate(rows, 2, width)
+        rows = _scale(rows, drawn.amin(dim=(1, 2)), drawn.amax(dim=(1, 2)))
+    elif ranges is not None:
+        rows = _scale(rows, ranges[:, 0].float(), ranges[:, 1].float())
+    # To levels before the columns are interpolated: it is linear, and there are fewer values.
+    levels = rows.clamp(-_FAR_BEYOND, _FAR_BEYOND) * 255 + 0.5
+    return _interpolate(levels, 2, width).clamp(0, 255).to(torch.int64)
+
+
+def _overlay_rgb(
+    frames: Tensor,
+    heatmaps: Tensor,
+    colors: Tensor,
+    alpha: float,
+    region: Region,
+    ranges: Tensor | None,
+    normalize: bool,
+) -> Tensor:
+    if frames.numel() > 0:
+        top, left, rows, columns = region
+        levels = _levels(heatmaps, rows, columns, ranges, normalize)
+        _blend_(frames[:, top : top + rows, left : left + columns], colors[levels], alpha)
+    return frames
+
+
+def _blend_(pixels: Tensor, colors: Tensor, alpha: float) -> None:
+    """pixel + (colour - pixel) * alpha, with alpha in steps of 1 / 16384 and a half rounded up."""
+    opacity = int(alpha * _OPAQUE + 0.5)
+    difference = colors.to(torch.int32) - pixels
+    pixels.add_(((difference * opacity + _OPAQUE // 2) >> 14).to(torch.uint8))  # modulo 256, and so exact

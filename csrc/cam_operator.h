@@ -15,27 +15,28 @@
 #include <vector>
 
 #include "cam_math.h"
+#include "cam_rules.h"
 
 namespace camfast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-struct Operands {
-  Shape shape;
-  Strides activations, gradients;
-  int64_t weights_sample = 0, weights_channel = 0;  // strides of the given weights [N, C]
-  Tensor heatmaps;                                  // [N, H, W], in the type of accumulation
-  Tensor ranges;                                    // [N, 2]: minimum and maximum before normalization
-};
-
-// One call, checked.
+// One call, checked. Results are contiguous, in the type of accumulation.
 struct Call {
-  const Operands& operands;
+  Shape shape;
+  RuleId rule;
+  bool relu, normalize;
   const Tensor& activations;
   const std::optional<Tensor>& gradients;
   const std::optional<Tensor>& weights;
-  bool relu, normalize;
+  Strides activation_strides, gradient_strides;
+  int64_t weights_sample = 0, weights_channel = 0;  // strides of the given weights [N, C]
+};
+
+struct Results {
+  Tensor heatmaps;  // [N, H, W]
+  Tensor ranges;    // [N, 2]: minimum and maximum before normalization
 };
 
 inline Strides strides_of(const Tensor& t) {
@@ -47,50 +48,58 @@ inline ScalarType accumulation_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline Operands check_operands(
+inline RuleId rule_of(const std::string& name, bool weights_given) {
+  if (weights_given) {
+    STD_TORCH_CHECK(name == "gradcam", "camfast::cam: rule '", name, "' needs gradients, not weights");
+    return RuleId::kGivenWeights;
+  }
+  int known = 0;
+  for (const char* rule : kRuleNames) {
+    if (name == rule) return static_cast<RuleId>(known);
+    ++known;
+  }
+  STD_TORCH_CHECK(false, "camfast::cam: unknown rule '", name, "'");
+  return RuleId::kGradCam;
+}
+
+inline Call check_operands(
     const Tensor& activations,
     const std::optional<Tensor>& gradients,
     const std::optional<Tensor>& weights,
     const std::string& rule,
-    const std::optional<std::vector<int64_t>>& size) {
+    int64_t height,
+    int64_t width,
+    bool relu,
+    bool normalize) {
   constexpr int64_t longest_side = int64_t(1) << 30;  // source_tap multiplies two sides and 2
   const ScalarType type = activations.scalar_type();
-  const ScalarType accumulation = accumulation_type(type);
 
   STD_TORCH_CHECK(
       type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Double,
       "camfast::cam: activations must be float32, float16, bfloat16 or float64");
   STD_TORCH_CHECK(
-      activations.dim() == 4, "camfast::cam: activations must be [N, C, h, w], not of rank ", activations.dim());
-  STD_TORCH_CHECK(rule == "gradcam", "camfast::cam: unknown rule '", rule, "'; known: gradcam");
-  STD_TORCH_CHECK(
       gradients.has_value() != weights.has_value(), "camfast::cam: give either gradients or weights, and not both");
 
-  Operands operands;
-  Shape& shape = operands.shape;
+  Call call{{}, rule_of(rule, weights.has_value()), relu, normalize, activations, gradients, weights, {}, {}};
+  Shape& shape = call.shape;
   shape.samples = activations.size(0);
   shape.channels = activations.size(1);
   shape.layer_height = activations.size(2);
   shape.layer_width = activations.size(3);
-  shape.height = shape.layer_height;
-  shape.width = shape.layer_width;
-  if (size.has_value()) {
-    STD_TORCH_CHECK(size->size() == 2, "camfast::cam: size must be (height, width)");
-    shape.height = (*size)[0];
-    shape.width = (*size)[1];
-  }
+  shape.height = height;
+  shape.width = width;
   STD_TORCH_CHECK(
       shape.channels > 0 && shape.layer_height > 0 && shape.layer_width > 0,
       "camfast::cam: activations must have at least one channel, row and column");
   STD_TORCH_CHECK(
-      shape.height > 0 && shape.width > 0 && shape.height < longest_side && shape.width < longest_side &&
-          shape.layer_height < longest_side && shape.layer_width < longest_side,
+      height > 0 && width > 0 && height < longest_side && width < longest_side && shape.layer_height < longest_side &&
+          shape.layer_width < longest_side,
       "camfast::cam: sides must lie in [1, 2^30)");
   STD_TORCH_CHECK(
       shape.samples == 0 ||
           shape.pixels() <= std::numeric_limits<int64_t>::max() / int64_t(sizeof(double)) / shape.samples,
       "camfast::cam: the heatmaps' byte count overflows");
-  operands.activations = strides_of(activations);
+  call.activation_strides = strides_of(activations);
 
   if (gradients.has_value()) {
     STD_TORCH_CHECK(
@@ -99,26 +108,45 @@ inline Operands check_operands(
         "camfast::cam: gradients must have the shape of activations");
     STD_TORCH_CHECK(gradients->scalar_type() == type, "camfast::cam: gradients must have the dtype of activations");
     STD_TORCH_CHECK(gradients->device() == activations.device(), "camfast::cam: gradients are on another device");
-    operands.gradients = strides_of(*gradients);
+    call.gradient_strides = strides_of(*gradients);
   } else {
     STD_TORCH_CHECK(
         weights->dim() == 2 && weights->size(0) == shape.samples && weights->size(1) == shape.channels,
         "camfast::cam: weights must be [N, C]");
     STD_TORCH_CHECK(
-        weights->scalar_type() == accumulation, "camfast::cam: weights must be float32 (float64 with float64 activations)");
+        weights->scalar_type() == accumulation_type(type),
+        "camfast::cam: weights must be float32 (float64 with float64 activations)");
     STD_TORCH_CHECK(weights->device() == activations.device(), "camfast::cam: weights are on another device");
-    operands.weights_sample = weights->stride(0);
-    operands.weights_channel = weights->stride(1);
+    call.weights_sample = weights->stride(0);
+    call.weights_channel = weights->stride(1);
   }
-
-  operands.heatmaps = torch::stable::new_empty(activations, {shape.samples, shape.height, shape.width}, accumulation);
-  operands.ranges = torch::stable::new_empty(activations, {shape.samples, 2}, accumulation);
-  return operands;
+  return call;
 }
 
-// The operator, for a backend that has
-//   template <typename T, typename Acc> static void run(const Call&)
+inline void check_activations(const Tensor& activations) {
+  STD_TORCH_CHECK(
+      activations.dim() == 4, "camfast::cam: activations must be [N, C, h, w], not of rank ", activations.dim());
+}
+
+// Runs a backend that has
+//   template <typename T, typename Acc> static void run(const Call&, const Results&)
 // where T is the type of the activations and Acc the one it accumulates in.
+template <typename Backend>
+void run_cam(const Call& call, const Results& results) {
+  if (call.shape.samples == 0) return;
+  switch (call.activations.scalar_type()) {
+    case ScalarType::Double:
+      return Backend::template run<double, double>(call, results);
+    case ScalarType::Half:
+      return Backend::template run<torch::headeronly::Half, float>(call, results);
+    case ScalarType::BFloat16:
+      return Backend::template run<torch::headeronly::BFloat16, float>(call, results);
+    default:  // check_operands let nothing else through
+      return Backend::template run<float, float>(call, results);
+  }
+}
+
+// The operator `cam`.
 template <typename Backend>
 std::tuple<Tensor, Tensor> cam(
     const Tensor& activations,
@@ -128,24 +156,47 @@ std::tuple<Tensor, Tensor> cam(
     const std::optional<std::vector<int64_t>>& size,
     bool relu,
     bool normalize) {
-  const Operands operands = check_operands(activations, gradients, weights, rule, size);
-  const Call call{operands, activations, gradients, weights, relu, normalize};
-  if (operands.shape.samples > 0) {
-    switch (activations.scalar_type()) {
-      case ScalarType::Double:
-        Backend::template run<double, double>(call);
-        break;
-      case ScalarType::Half:
-        Backend::template run<torch::headeronly::Half, float>(call);
-        break;
-      case ScalarType::BFloat16:
-        Backend::template run<torch::headeronly::BFloat16, float>(call);
-        break;
-      default:  // check_operands let nothing else through
-        Backend::template run<float, float>(call);
-    }
+  check_activations(activations);
+  STD_TORCH_CHECK(!size.has_value() || size->size() == 2, "camfast::cam: size must be (height, width)");
+  const int64_t height = size ? (*size)[0] : activations.size(2), width = size ? (*size)[1] : activations.size(3);
+  const Call call = check_operands(activations, gradients, weights, rule, height, width, relu, normalize);
+
+  const ScalarType accumulation = accumulation_type(activations.scalar_type());
+  const Results results{
+      torch::stable::new_empty(activations, {call.shape.samples, height, width}, accumulation),
+      torch::stable::new_empty(activations, {call.shape.samples, 2}, accumulation)};
+  run_cam<Backend>(call, results);
+  return {results.heatmaps, results.ranges};
+}
+
+// The operator `cam.out`.
+template <typename Backend>
+void cam_out(
+    const Tensor& activations,
+    const std::optional<Tensor>& gradients,
+    const std::optional<Tensor>& weights,
+    const std::string& rule,
+    bool relu,
+    bool normalize,
+    const Tensor& heatmaps,
+    const Tensor& ranges) {
+  check_activations(activations);
+  STD_TORCH_CHECK(
+      heatmaps.dim() == 3 && heatmaps.size(0) == activations.size(0), "camfast::cam: heatmaps must be [N, H, W]");
+  STD_TORCH_CHECK(
+      ranges.dim() == 2 && ranges.size(0) == activations.size(0) && ranges.size(1) == 2,
+      "camfast::cam: ranges must be [N, 2]");
+  const Call call = check_operands(
+      activations, gradients, weights, rule, heatmaps.size(1), heatmaps.size(2), relu, normalize);
+  for (const Tensor* out : {&heatmaps, &ranges}) {
+    STD_TORCH_CHECK(
+        out->scalar_type() == accumulation_type(activations.scalar_type()),
+        "camfast::cam: heatmaps and ranges must be float32 (float64 with float64 activations)");
+    STD_TORCH_CHECK(
+        out->device() == activations.device(), "camfast::cam: heatmaps and ranges must be on the device of activations");
+    STD_TORCH_CHECK(out->is_contiguous(), "camfast::cam: heatmaps and ranges must be contiguous");
   }
-  return {operands.heatmaps, operands.ranges};
+  run_cam<Backend>(call, {heatmaps, ranges});
 }
 
 }  // namespace camfast

@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include "cpu/kernels.h"
+
 namespace py = pybind11;
 
 #ifndef CAMFAST_CUDA_VERSION
@@ -20,25 +22,11 @@ namespace py = pybind11;
 
 namespace {
 
-const char* simd_level() {
-#if defined(__AVX512F__)
-  return "AVX-512";
-#elif defined(__AVX2__)
-  return "AVX2";
-#elif defined(__SSE2__)
-  return "SSE2";
-#elif defined(__ARM_NEON)
-  return "NEON";
-#else
-  return "none";
-#endif
-}
-
 py::dict build_info() {
   py::dict info;
   info["torch"] = CAMFAST_TORCH_VERSION;
   info["compiler"] = CAMFAST_COMPILER;
-  info["simd"] = simd_level();
+  info["simd"] = camfast::kernels().name;
   info["cuda"] = CAMFAST_CUDA_VERSION;
   info["cuda_architectures"] = CAMFAST_CUDA_ARCHITECTURES;
   return info;
@@ -51,5 +39,5 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "build_info",
       &build_info,
-      "Facts about this build: torch and CUDA versions (empty without CUDA), architectures, compiler, SIMD level.");
+      "Facts about this build: torch and CUDA versions (empty without CUDA), architectures, compiler; and which SIMD kernels serve.");
 }

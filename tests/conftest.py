@@ -7,7 +7,7 @@ import torch
 from hypothesis import settings
 
 import camfast
-from camfast import demo, ops
+from camfast import _registration, demo
 from camfast.images import read_image
 
 settings.register_profile("camfast", deadline=None, derandomize=True, max_examples=60)
@@ -39,11 +39,11 @@ def _compiled():
 @pytest.fixture
 def without_extension(monkeypatch):
     """As where nothing was compiled."""
-    monkeypatch.setattr(ops, "BUILD_INFO", None)
-    monkeypatch.setattr(ops, "LOAD_ERROR", "the test took it away")
-    ops._say_once.cache_clear()
+    monkeypatch.setattr(_registration, "BUILD_INFO", None)
+    monkeypatch.setattr(_registration, "LOAD_ERROR", "the test took it away")
+    _registration._say_once.cache_clear()
     yield
-    ops._say_once.cache_clear()
+    _registration._say_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,10 @@
 """The operator on every backend of this machine: against the definition in float64, and everything that can go wrong."""
 
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import camfast
-from camfast import ops, reference
+from camfast import _registration, ops, reference
 
 CAM = torch.ops.camfast.cam.default
 LOW_PRECISION = [torch.float16, torch.bfloat16]
@@ -34,6 +39,7 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     return tensor.contiguous()
 
 
+RULES = ["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise"]
 LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "batch_last"]
 
 
@@ -43,19 +49,23 @@ LAYOUTS = ["contiguous", "channels_last", "transposed", "sliced", "batch_last"]
     layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
     relu=st.booleans(),
+    rule=st.sampled_from(RULES),
     seed=st.integers(0, 2**31),
 )
-def test_equals_the_definition(shape, size, layouts, dtype, relu, seed):
+def test_equals_the_definition(shape, size, layouts, dtype, relu, rule, seed):
     generator = torch.Generator().manual_seed(seed)
-    activations = lay_out(torch.randn(shape, generator=generator).to(dtype), layouts[0])
+    activations = torch.randn(shape, generator=generator).to(dtype)
+    if rule in ("gradcam++", "xgradcam"):  # their denominators have poles between activations of both signs
+        activations = activations.abs()
+    activations = lay_out(activations, layouts[0])
     gradients = lay_out(torch.randn(shape, generator=generator).to(dtype), layouts[1])
-    expected, ranges = cam64(activations, gradients, size=size, relu=relu)
+    expected, ranges = cam64(activations, gradients, size=size, relu=relu, rule=rule)
     # Rounding is relative to the terms of the sums, of which cancellation may leave a map of any smallness.
-    terms = cam64(activations.abs(), gradients.abs(), size=size, normalize=False)[1][:, 1]
+    terms = cam64(activations.abs(), gradients.abs(), size=size, normalize=False, rule=rule)[1][:, 1]
     span = ranges[:, 1] - ranges[:, 0]
     error = 1e-6 * terms
     for backend in (ops.cam, reference.cam):
-        heatmaps, got = backend(activations, gradients, size=size, relu=relu)
+        heatmaps, got = backend(activations, gradients, size=size, relu=relu, rule=rule)
         assert ((got.double() - ranges).abs() <= error[:, None]).all()
         clear = span > 100 * error  # a map that is all rounding has no shape to compare
         difference = (heatmaps.double() - expected).abs().amax((1, 2))
@@ -66,11 +76,47 @@ def test_equals_the_definition(shape, size, layouts, dtype, relu, seed):
     "shape", [(2, 512, 7, 7), (1, 2048, 7, 7), (2, 1280, 7, 7), (2, 256, 56, 56), (1, 3, 224, 224)]
 )
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_float32_within_1e_5_at_real_sizes(shape, layout):
-    activations, gradients = (lay_out(t, layout) for t in pair(*shape))
-    expected = cam64(activations, gradients, size=(224, 224))[0]
+@pytest.mark.parametrize("rule", RULES)
+def test_float32_within_1e_5_at_real_sizes(shape, layout, rule):
+    activations, gradients = torch.randn(shape).relu(), torch.randn(shape)  # as after a ReLU
+    activations, gradients = lay_out(activations, layout), lay_out(gradients, layout)
+    expected = cam64(activations, gradients, size=(224, 224), rule=rule)[0]
     for backend in (ops.cam, reference.cam):
-        assert (backend(activations, gradients, size=(224, 224))[0] - expected).abs().max() <= 1e-5
+        assert (backend(activations, gradients, size=(224, 224), rule=rule)[0] - expected).abs().max() <= 1e-5
+
+
+# One channel pair of 1 x 2 positions: A = ((1, 2), (3, 1)), G = ((1, -1), (2, 0)).
+@pytest.mark.parametrize("backend", [ops.cam, reference.cam])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("gradcam", [3.0, 1.0]),  # weights 0 and 1
+        ("gradcam++", [1 / 5 + 3 * 8 / (8 + 4 * 8), 2 / 5 + 8 / (8 + 4 * 8)]),  # 1 / (2 + 3) and 8 / (8 + 4 * 8)
+        ("xgradcam", [-1 / 3 + 3 * 6 / 4, -2 / 3 + 6 / 4]),  # (1 - 2) / 3 and 6 / 4
+        ("layercam", [1 + 6.0, 0.0]),
+        ("hirescam", [1 + 6.0, -2.0]),
+        ("elementwise", [1 + 6.0, 0.0]),
+    ],
+)
+def test_rules_by_hand(backend, rule, expected):
+    activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 1.0]]]])
+    gradients = torch.tensor([[[[1.0, -1.0]], [[2.0, 0.0]]]])
+    heatmaps, ranges = backend(activations, gradients, rule=rule, relu=False, normalize=False)
+    assert heatmaps.flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    assert ranges.flatten().tolist() == pytest.approx(sorted(expected), rel=1e-5)
+    rectified, _ = backend(activations, gradients, rule=rule)
+    assert rectified.flatten().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_rule_keeps_a_silent_channel_silent(rule, layout):
+    activations, gradients = pair(2, 20, 7, 7)
+    activations, gradients = activations.relu(), gradients
+    activations[:, 3], gradients[:, 5], gradients[:, 7] = 0, 0, -1
+    got = ops.cam(lay_out(activations, layout), lay_out(gradients, layout), rule=rule, size=(9, 9))
+    assert got[1].isfinite().all()
+    assert got[0].amax((1, 2)).eq(1).all()
 
 
 def plain_pytorch(activations, gradients, size):
@@ -79,6 +125,38 @@ def plain_pytorch(activations, gradients, size):
     maps = torch.nn.functional.interpolate(layer[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     maps = maps - maps.amin((1, 2), keepdim=True)
     return maps / maps.amax((1, 2), keepdim=True)
+
+
+def test_the_range_is_that_of_the_map():
+    # It is found at a few corners of the map; here every pixel has its say.
+    for shape, size in [
+        ((2, 9, 7, 7), (224, 223)),
+        ((2, 9, 3, 31), (101, 40)),
+        ((2, 9, 14, 5), (15, 5)),
+        ((2, 9, 1, 2), (9, 9)),
+    ]:
+        activations, gradients = pair(*shape)
+        heatmaps, ranges = ops.cam(activations, gradients, size=size, relu=False, normalize=False)
+        assert heatmaps.amin((1, 2)).equal(ranges[:, 0])
+        assert heatmaps.amax((1, 2)).equal(ranges[:, 1])
+        expected = cam64(activations, gradients, size=size, relu=False)[1]
+        torch.testing.assert_close(ranges.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20)),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    seed=st.integers(0, 2**31),
+)
+def test_interpolation_has_the_bits_of_the_reference(shape, size, seed):
+    # One channel of weight one: the map is the activations, and what differs is interpolation alone.
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn((shape[0], 1, *shape[2:]), generator=generator)
+    options = dict(weights=torch.ones(shape[0], 1), size=size, relu=False, normalize=False)
+    ours, theirs = ops.cam(maps, **options)[0], reference.cam(maps, **options)[0]
+    # The kernel keeps a map within the range of its corners, from which rounding strays by a unit in the last place.
+    assert (ours - theirs).abs().max() <= 2.4e-7 * theirs.abs().max()
+    assert (ours != theirs).float().mean() <= 0.05
 
 
 @pytest.mark.parametrize("dtype", LOW_PRECISION)
@@ -132,15 +210,62 @@ def test_results_do_not_depend_on_the_batch():
         assert alone[1][0].equal(together[1][n])
 
 
-def test_results_do_not_depend_on_the_number_of_threads():
-    activations, gradients = pair(6, 65, 7, 7)
-    threads = torch.get_num_threads()
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@pytest.mark.parametrize("shape", [(6, 65, 7, 7), (1, 2048, 7, 7), (1, 300, 30, 31)])
+def test_results_do_not_depend_on_the_number_of_threads(shape, layout, rule):
+    activations, gradients = (lay_out(t, layout) for t in pair(*shape))
+    threads, results = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(1)
-        one = ops.cam(activations, gradients, size=(50, 50))
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            results.append(ops.cam(activations, gradients, size=(150, 150), rule=rule))
     finally:
         torch.set_num_threads(threads)
-    assert one[0].equal(ops.cam(activations, gradients, size=(50, 50))[0])
+    for heatmaps, ranges in results[1:]:
+        assert heatmaps.equal(results[0][0])
+        assert ranges.equal(results[0][1])
+
+
+SIMD = """
+import sys, torch
+from camfast import ops
+from camfast.colors import rgb_colors
+torch.manual_seed(0)
+found = []
+for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    for shape in [(2, 70, 7, 7), (1, 33, 20, 21), (2, 40, 3, 3), (2, 16, 1, 1)]:
+        a, g = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+        for last in (False, True):
+            if last:
+                a, g = (t.contiguous(memory_format=torch.channels_last) for t in (a, g))
+            for rule in ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise"):
+                found += ops.cam(a, g, rule=rule, size=(50, 67))
+frames = torch.randint(0, 256, (2, 50, 67, 3), dtype=torch.uint8)
+for maps in (torch.rand(2, 7, 7), torch.rand(2, 40, 30), torch.rand(2, 90, 120)):
+    found.append(ops.overlay(frames, maps, rgb_colors("jet"), alpha=0.4, normalize=True))
+torch.save(found, sys.argv[1])
+"""
+
+
+def test_results_do_not_depend_on_the_instruction_set(tmp_path):
+    results = []
+    for name in ("baseline", "avx2", "avx512"):
+        output = tmp_path / name
+        environment = {**os.environ, "CAMFAST_SIMD": name}
+        subprocess.run([sys.executable, "-c", SIMD, output], env=environment, check=True)
+        results.append(torch.load(output))
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+        assert len(other) == 4 * 4 * 2 * 6 * 2 + 3
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("baseline", "SSE2|NEON|no SIMD"), ("avx2", "AVX2|SSE2|NEON|no SIMD")])
+def test_the_instruction_set_can_be_limited(asked, expected):
+    code = "import camfast; print(camfast.backends()['cpu'].detail)"
+    environment = {**os.environ, "CAMFAST_SIMD": asked}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"C\+\+ kernels, ({expected})", done.stdout.strip())
 
 
 def test_operands_are_left_alone():
@@ -149,6 +274,60 @@ def test_operands_are_left_alone():
     ops.cam(activations, gradients)
     assert activations.equal(copies[0])
     assert gradients.equal(copies[1])
+
+
+@pytest.mark.parametrize("backend", [ops.cam, reference.cam])
+class TestOut:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("size", [None, (30, 64)])
+    def test_holds_the_result(self, backend, dtype, size):
+        activations, gradients = pair(2, 9, 6, 5, dtype=dtype)
+        expected = backend(activations, gradients, size=size, rule="layercam")
+        out = tuple(torch.full_like(t, 7) for t in expected)
+        got = backend(activations, gradients, size=size, rule="layercam", out=out)
+        assert got[0] is out[0]
+        assert got[1] is out[1]
+        assert out[0].equal(expected[0])
+        assert out[1].equal(expected[1])
+
+    @pytest.mark.parametrize(
+        ("out", "error", "message"),
+        [
+            (torch.empty(2, 4, 5), TypeError, r"out is a Tensor; expected two tensors, \(heatmaps, ranges\)"),
+            ((torch.empty(2, 4, 5), None), TypeError, "ranges in out is a NoneType; expected a torch.Tensor"),
+            ((torch.empty(2, 4, 6), torch.empty(2, 2)), ValueError, r"heatmaps in out has shape \[2, 4, 6\]; expected \[2, 4, 5\]"),
+            ((torch.empty(2, 4, 5), torch.empty(2, 3)), ValueError, r"ranges in out has shape \[2, 3\]; expected \[2, 2\]"),
+            ((torch.empty(2, 4, 5).half(), torch.empty(2, 2)), TypeError, "heatmaps in out has dtype torch.float16; expected torch.float32"),
+            ((torch.empty(2, 4, 5), torch.empty(2, 2).double()), TypeError, "ranges in out has dtype torch.float64"),
+            ((torch.empty(2, 4, 5, device="meta"), torch.empty(2, 2)), ValueError, "heatmaps in out is on meta"),
+            ((torch.empty(2, 5, 4).mT, torch.empty(2, 2)), ValueError, "heatmaps in out has strides .*; expected a contiguous"),
+        ],
+    )  # fmt: skip
+    def test_bad_ones_are_named(self, backend, out, error, message):
+        with pytest.raises(error, match=message):
+            backend(A, G, out=out)
+
+    def test_overlap_is_refused(self, backend):
+        memory = torch.zeros(1000)
+        heatmaps, ranges = memory[:40].view(2, 4, 5), memory[40:44].view(2, 2)
+        activations = memory[44:164].view(2, 3, 4, 5)
+        backend(activations, G, out=(heatmaps, ranges))
+        with pytest.raises(ValueError, match="heatmaps in out overlaps activations in memory"):
+            backend(memory[39:159].view(2, 3, 4, 5), G, out=(heatmaps, ranges))
+        with pytest.raises(ValueError, match="ranges in out overlaps gradients in memory"):
+            backend(A, memory[43:163].view(2, 3, 4, 5), out=(heatmaps, ranges))
+        with pytest.raises(ValueError, match="heatmaps in out overlaps weights in memory"):
+            backend(A, weights=memory[2:8].view(2, 3), out=(heatmaps, ranges))
+        with pytest.raises(ValueError, match="heatmaps in out overlaps ranges in out in memory"):
+            backend(A, G, out=(heatmaps, memory[39:43].view(2, 2)))
+
+    def test_what_is_to_be_differentiated_is_refused(self, backend):
+        out = (torch.empty(2, 4, 5), torch.empty(2, 2))
+        with torch.no_grad():
+            backend(A.clone().requires_grad_(), G, out=out)
+        if backend is ops.cam:
+            with pytest.raises(ValueError, match="the result is to be differentiated; leave out away, or use no_grad"):
+                backend(A.clone().requires_grad_(), G, out=out)
 
 
 def test_size_none_stays_at_layer_size():
@@ -174,11 +353,12 @@ class TestDegenerate:
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     @pytest.mark.parametrize("where", ["activations", "gradients"])
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
-    def test_what_is_not_finite_stays_in_its_sample(self, backend, value, where, layout):
-        activations, gradients = pair(3, 17, 6, 6)
-        whole = backend(lay_out(activations, layout), lay_out(gradients, layout), size=(3, 4))
+    @pytest.mark.parametrize("rule", RULES)
+    def test_what_is_not_finite_stays_in_its_sample(self, backend, value, where, layout, rule):
+        activations, gradients = torch.randn(3, 17, 6, 6).relu(), torch.randn(3, 17, 6, 6)
+        whole = backend(lay_out(activations, layout), lay_out(gradients, layout), size=(3, 4), rule=rule)
         (activations if where == "activations" else gradients)[1, 5, 5, 0] = value
-        heatmaps, ranges = backend(lay_out(activations, layout), lay_out(gradients, layout), size=(3, 4))
+        heatmaps, ranges = backend(lay_out(activations, layout), lay_out(gradients, layout), size=(3, 4), rule=rule)
         assert heatmaps[1].eq(0).all()
         assert ranges[1].isnan().all()
         for n in (0, 2):
@@ -237,7 +417,9 @@ BAD = [
     (dict(activations=A[:, :0], gradients=G[:, :0]), ValueError, "expected C, h and w of at least 1"),
     (dict(activations=A[:, :, :0], gradients=G[:, :, :0]), ValueError, "expected C, h and w of at least 1"),
     (dict(activations=A[..., :0], gradients=G[..., :0]), ValueError, "expected C, h and w of at least 1"),
-    (dict(activations=A, gradients=G, rule="gradcamm"), ValueError, "rule='gradcamm' is unknown; expected one of 'gradcam'"),
+    (dict(activations=A, weights=torch.ones(2, 3), rule="layercam"), ValueError, "rule='layercam' needs gradients, but weights were"),
+    (dict(activations=A, gradients=G, rule=None), ValueError, "rule=None is unknown"),
+    (dict(activations=A, gradients=G, rule="gradcamm"), ValueError, "rule='gradcamm' is unknown; expected one of 'gradcam', 'gradcam"),
     (dict(activations=A, gradients=G, size=(0, 4)), ValueError, r"size=\(0, 4\); expected sides from 1"),
     (dict(activations=A, gradients=G, size=(4, -1)), ValueError, r"size=\(4, -1\); expected sides from 1"),
     (dict(activations=A, gradients=G, size=(4,)), ValueError, "two whole numbers"),
@@ -269,6 +451,7 @@ def test_bad_operands_are_named(backend, operands, error, message):
         ((A, None, torch.ones(2, 4)), {}, "weights must be"),
         ((A, None, None), {}, "either gradients or weights"),
         ((A, G), {"rule": "x"}, "unknown rule"),
+        ((A, None, torch.ones(2, 3)), {"rule": "layercam"}, "needs gradients"),
         ((A, G), {"size": [0, 3]}, "sides must lie"),
         ((A, G), {"size": [2**30, 3]}, "sides must lie"),
         ((A, G), {"size": [3]}, "size must be|Expected"),
@@ -290,6 +473,33 @@ def test_opcheck(dtype, size):
     torch.library.opcheck(CAM, (activations, None, torch.randn(2, 5, dtype=accumulated)), {"relu": False, "size": size})
     torch.library.opcheck(CAM, (lay_out(activations, "channels_last"), gradients), {"normalize": False})
     torch.library.opcheck(CAM, (activations[:0], gradients[:0]), {"size": size})
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "ranges", "message"),
+    [
+        (torch.empty(2, 8), torch.empty(2, 2), "heatmaps must be"),
+        (torch.empty(3, 8, 8), torch.empty(2, 2), "heatmaps must be"),
+        (torch.empty(2, 8, 8), torch.empty(2, 3), "ranges must be"),
+        (torch.empty(2, 8, 8).double(), torch.empty(2, 2), "must be float32"),
+        (torch.empty(2, 8, 8), torch.empty(2, 2).half(), "must be float32"),
+        (torch.empty(2, 8, 8).mT, torch.empty(2, 2), "must be contiguous"),
+        (torch.empty(2, 0, 8), torch.empty(2, 2), "sides must lie"),
+    ],
+)
+def test_the_kernel_itself_refuses_outs_that_would_harm_memory(heatmaps, ranges, message):
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.camfast.cam.out(A, G, heatmaps=heatmaps, ranges=ranges)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rule", RULES)
+def test_opcheck_of_every_rule_and_out(dtype, rule):
+    activations, gradients = pair(2, 5, 6, 7, dtype=dtype)
+    torch.library.opcheck(CAM, (activations, gradients), {"rule": rule, "size": (9, 4)})
+    out = [torch.empty_like(t) for t in ops.cam(activations, gradients, size=(9, 4))]
+    options = {"rule": rule, "heatmaps": out[0], "ranges": out[1]}
+    torch.library.opcheck(torch.ops.camfast.cam.out, (activations, gradients), options)
 
 
 def test_meta_tensors_have_shapes_only():
@@ -386,9 +596,11 @@ def test_a_device_without_a_kernel_falls_back_through_the_dispatcher():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("camfast::cam", "CPU")
     assert torch._C._dispatch_has_kernel_for_dispatch_key("camfast::cam", "CompositeExplicitAutograd")
     activations, gradients = pair(2, 3, 4, 4)
-    ops._say_once.cache_clear()
+    _registration._say_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"no kernel was built for cpu; see camfast.backends\(\)"):
-        got = ops._cam_fallback(activations, gradients, None, rule="gradcam", size=[8, 8], relu=True, normalize=True)
+        got = _registration.FALLBACKS["cam"](
+            activations, gradients, None, rule="gradcam", size=[8, 8], relu=True, normalize=True
+        )
     assert got[0].equal(reference.cam(activations, gradients, size=(8, 8))[0])
 
 

@@ -31,11 +31,11 @@ def test_equals_the_formula(alpha, colormap, seed):
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8, generator=generator)
     heat = torch.rand(2, 5, 6, generator=generator)
-    levels = (heat.double() * 255).round().int().numpy()
+    levels = (heat * 255 + 0.5).int().numpy()
     colors = matplotlib.colormaps[colormap](levels, bytes=True)[..., :3].astype(float)
     expected = (1 - alpha) * frames.double() + alpha * torch.from_numpy(colors)
     got = camfast.overlay(frames, heat, alpha, colormap)
-    assert (got.double() - expected).abs().max() <= 0.5 + 1e-3
+    assert (got.double() - expected).abs().max() <= 0.5 + 255 / 32768  # alpha comes in steps of 1 / 16384
 
 
 def test_alpha_zero_gives_the_frame_back():
@@ -69,6 +69,67 @@ def test_the_input_is_left_alone_and_the_kind_is_kept():
     assert (strided.permute(0, 2, 1, 3).numpy() == many).all()
 
 
+@pytest.mark.parametrize(
+    "frames", [torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8), np.full((2, 5, 6, 3), 70, np.uint8)]
+)
+def test_in_place_and_planar(frames):
+    heat = torch.rand(2, 3, 3)
+    packed = camfast.overlay(frames, heat, region=(1, 1, 3, 4))
+    planar = (
+        frames.transpose(0, 3, 1, 2).copy()
+        if isinstance(frames, np.ndarray)
+        else frames.permute(0, 3, 1, 2).contiguous()
+    )
+    got = camfast.overlay(planar, heat, region=(1, 1, 3, 4), layout="planar")
+    assert got.shape == planar.shape
+    assert np.array_equal(np.moveaxis(np.asarray(got), 1, 3), packed)
+    assert camfast.overlay_(planar, heat, region=(1, 1, 3, 4), layout="planar") is planar
+    assert np.array_equal(planar, got)
+    one = planar[0]
+    assert np.array_equal(
+        camfast.overlay(one, heat[0], layout="planar"), camfast.overlay(planar, heat, layout="planar")[0]
+    )
+    camfast.overlay_(frames[1], heat[1], region=(1, 1, 3, 4))
+    assert np.array_equal(frames[1], packed[1])
+
+
+def test_maps_with_a_range_of_their_own():
+    frames, maps = torch.randint(0, 256, (2, 9, 9, 3), dtype=torch.uint8), torch.rand(2, 3, 3)
+    expected = camfast.overlay(frames, maps, ranges=torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    assert expected.equal(camfast.overlay(frames, maps))
+    assert camfast.overlay(frames, maps * 4, ranges=np.array([[0.0, 4.0], [0.0, 4.0]])).equal(expected)
+    assert camfast.overlay(frames[0], maps[0] * 4, ranges=torch.tensor([0.0, 4.0])).equal(expected[0])
+    own = camfast.overlay(frames, maps, alpha=1.0, colormap="gray", normalize=True)
+    assert own.amax((1, 2, 3)).tolist() == [255, 255]
+    assert own.amin((1, 2, 3)).tolist() == [0, 0]
+
+
+def test_yuv420_shows_what_rgb_shows():
+    heat = torch.rand(1, 3, 3)
+    gray = torch.full((1, 8, 12, 3), 90, dtype=torch.uint8)
+    rgb = camfast.overlay(gray, heat, alpha=0.5).double()
+    for matrix, full_range in (("bt709", False), ("bt601", True)):
+        red_weight, blue_weight = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}[matrix]
+        weights = torch.tensor([red_weight, 1 - red_weight - blue_weight, blue_weight], dtype=torch.float64)
+        scale, offset = (1, 0) if full_range else (219 / 255, 16)
+        luma = torch.full((1, 8, 12), round(90 * scale + offset), dtype=torch.uint8)
+        blue, red = torch.full((2, 1, 4, 6), 128, dtype=torch.uint8)
+        camfast.overlay_yuv420_(luma, blue, red, heat, alpha=0.5, matrix=matrix, full_range=full_range)
+        assert (luma - (rgb @ weights * scale + offset)).abs().max() <= 1.5
+        assert blue.ne(128).any()
+        assert red.ne(128).any()
+
+
+def test_arrays_that_cannot_be_changed_are_refused_in_place():
+    frames = np.zeros((1, 4, 5, 3), np.uint8)
+    for fixed in (frames[..., ::-1], np.broadcast_to(frames, frames.shape)):
+        with pytest.raises(ValueError, match="frames is an array that cannot be changed in place"):
+            camfast.overlay_(fixed, torch.rand(1, 2, 2))
+        assert camfast.overlay(fixed, torch.rand(1, 2, 2)).shape == frames.shape
+    with pytest.raises(ValueError, match="frames has elements that share memory"):
+        camfast.overlay_(torch.zeros(1, 1, 5, 3, dtype=torch.uint8).expand(1, 4, 5, 3), torch.rand(1, 2, 2))
+
+
 def test_heat_that_is_not_a_number_is_no_heat():
     frames = torch.zeros(1, 1, 2, 3, dtype=torch.uint8)
     got = camfast.overlay(frames, torch.tensor([[[float("nan"), 0.0]]]), 1.0)
@@ -85,15 +146,20 @@ FRAMES, HEAT = torch.zeros(1, 4, 5, 3, dtype=torch.uint8), torch.zeros(1, 4, 5)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((FRAMES.float(), HEAT), TypeError, "frames have dtype torch.float32; expected uint8"),
-        ((FRAMES[..., :2], HEAT), ValueError, r"frames have shape \[1, 4, 5, 2\]; expected \[N, H, W, 3\] or \[H"),
-        ((FRAMES[0], HEAT), ValueError, r"heatmaps have shape \[1, 4, 5\]; expected \[h, w\] with one frame"),
+        ((FRAMES.float(), HEAT), TypeError, "frames has dtype torch.float32; expected torch.uint8"),
+        ((FRAMES[..., :2], HEAT), ValueError, r"frames has shape \[1, 4, 5, 2\]; expected \[N, H, W, 3\] or \[H"),
+        ((FRAMES[0], HEAT), ValueError, r"heatmaps has shape \[1, 4, 5\]; expected \[h, w\] with one frame"),
         (([1], HEAT), TypeError, "frames is a list; expected a tensor or an array"),
-        ((FRAMES, HEAT.int()), TypeError, "heatmaps have dtype torch.int32"),
+        ((FRAMES, HEAT.int()), TypeError, "heatmaps has dtype torch.int32"),
         (
             (FRAMES, HEAT.expand(2, 4, 5)),
             ValueError,
-            r"heatmaps have shape \[2, 4, 5\]; expected \[N, h, w\] with N = 1",
+            r"heatmaps has shape \[2, 4, 5\]; expected \[N, h, w\] with N = 1",
+        ),
+        (
+            (FRAMES.permute(0, 3, 1, 2), HEAT),
+            ValueError,
+            r"frames has shape \[1, 3, 4, 5\]; expected \[N, H, W, 3\] or",
         ),
         ((FRAMES, HEAT, 1.5), ValueError, "alpha=1.5 is out of range"),
         ((FRAMES, HEAT, 0.4, "jett"), ValueError, r"colormap 'jett' is unknown to matplotlib; did you mean jet"),
@@ -102,6 +168,15 @@ FRAMES, HEAT = torch.zeros(1, 4, 5, 3, dtype=torch.uint8), torch.zeros(1, 4, 5)
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         camfast.overlay(*arguments)
+
+
+def test_a_bad_layout_is_named():
+    with pytest.raises(ValueError, match="layout='chw' is unknown; expected one of 'packed', 'planar'"):
+        camfast.overlay(FRAMES, HEAT, layout="chw")
+    with pytest.raises(
+        ValueError, match=r"frames has shape \[1, 4, 5, 3\]; expected \[N, 3, H, W\] or \[3, H, W\] with"
+    ):
+        camfast.overlay(FRAMES, HEAT, layout="planar")
 
 
 @pytest.mark.parametrize("region", [(0, 0, 5, 5), (-1, 0, 2, 2), (0, 0, 0, 2), (3, 4, 1, 2)])

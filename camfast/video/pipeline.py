@@ -19,7 +19,7 @@ from camfast.files import check_output, whole_file
 from camfast.methods import GradCAM
 from camfast.models import LoadedModel
 from camfast.progress import Progress
-from camfast.render import overlay
+from camfast.render import overlay_
 from camfast.video.reader import Frame, VideoReader
 from camfast.video.writer import VideoWriter, check_suffix
 
@@ -118,7 +118,7 @@ def annotate_video(
             for batch in _batches(reader.frames(writer.copy, others), batch_size):
                 frames = torch.from_numpy(np.stack([frame.pixels for frame in batch])).to(model.device)
                 explained = cam.explain(model.preprocess(frames), target, size=(region.height, region.width))
-                blended = overlay(frames, explained.heatmaps, alpha, colormap, region=region).cpu().numpy()
+                blended = overlay_(frames, explained.heatmaps, alpha, colormap, region=region).cpu().numpy()
                 for pixels, frame in zip(blended, batch, strict=True):
                     writer.write(frame, pixels)
                 assert explained.targets is not None  # classes were asked for

@@ -1,57 +1,45 @@
 // Runs csrc/cuda/cam_kernel.cuh on the host. Reads one case from standard input, writes heatmaps and ranges to standard
-// output, both raw: test_cuda_on_host.py has the other end.
+// output, both raw: test_cuda_on_host.py has the other end. The argument, if any, is the number of a barrier to leave out.
 
 #include "execution_model.h"
+#include "streams.h"
 
 #include KERNEL
 
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <bit>
 
 namespace {
 
-constexpr std::size_t kSharedBytes = 64 * 1024;
-constexpr unsigned char kUntouched = 0xA5;
-
-struct Case {
-  std::int64_t type, samples, channels, layer_height, layer_width, height, width;
-  std::int64_t activation_strides[4], gradient_strides[4];
-  std::int64_t activation_count, gradient_count, weight_count;
-  std::int64_t threads, keep_layer_in_shared, relu, normalize;
+struct BFloat16 {
+  std::uint16_t bits;
+  operator float() const { return std::bit_cast<float>(std::uint32_t(bits) << 16); }
 };
 
-template <typename T>
-std::vector<T> read(std::int64_t count) {
-  std::vector<T> values(count);
-  if (count > 0 && std::fread(values.data(), sizeof(T), count, stdin) != std::size_t(count)) std::exit(2);
-  return values;
-}
+struct Case {
+  std::int64_t type, rule, samples, channels, layer_height, layer_width, height, width;
+  std::int64_t activation_strides[4], gradient_strides[4];
+  std::int64_t activation_count, gradient_count, weight_count;
+  std::int64_t offset;  // of the first element of activations and gradients
+  std::int64_t threads, cluster, shares, keep_layer_in_shared, relu, normalize;
+};
 
 camfast::Strides strides(const std::int64_t (&s)[4]) {
   return {s[0], s[1], s[2], s[3]};
 }
 
-}  // namespace
-
-namespace camfast {
-alignas(16) unsigned char shared_memory[kSharedBytes];
-}
-
-namespace {
-
-template <typename T, typename Acc>
+template <typename Rule, typename T, typename Acc>
 int run(const Case& c) {
-  const std::vector<T> activations = read<T>(c.activation_count), gradients = read<T>(c.gradient_count);
-  const std::vector<Acc> weights = read<Acc>(c.weight_count);
+  const auto activations = streams::read<T>(c.activation_count), gradients = streams::read<T>(c.gradient_count);
+  const auto weights = streams::read<Acc>(c.weight_count);
 
   camfast::CamArguments<T, Acc> args;
   args.shape = {c.samples, c.channels, c.layer_height, c.layer_width, c.height, c.width};
-  std::vector<Acc> heatmaps(c.samples * args.shape.pixels()), ranges(2 * c.samples);
-  std::vector<Acc> scratch(c.keep_layer_in_shared ? 0 : c.samples * args.shape.layer_pixels());
-  args.activations = activations.data();
+  const std::int64_t blocks = c.samples * c.shares, layer_pixels = args.shape.layer_pixels();
+  streams::Values<Acc> heatmaps(c.samples * args.shape.pixels(), Acc(-7)), ranges(2 * c.samples, Acc(-7));
+  streams::Values<Acc> scratch(c.keep_layer_in_shared ? 0 : blocks * layer_pixels);
+  args.activations = activations.data() + c.offset;
   args.activation_strides = strides(c.activation_strides);
-  args.gradients = gradients.empty() ? nullptr : gradients.data();
+  args.gradients = gradients.empty() ? nullptr : gradients.data() + c.offset;
   args.gradient_strides = strides(c.gradient_strides);
   args.weights = weights.empty() ? nullptr : weights.data();
   args.weights_sample = c.channels;
@@ -61,25 +49,36 @@ int run(const Case& c) {
   args.ranges = ranges.data();
   args.relu = c.relu;
   args.normalize = c.normalize;
+  args.shares = static_cast<int>(c.shares);
 
-  const std::size_t bytes = camfast::SharedLayout<Acc>::bytes(
-      c.threads / camfast::kWarpSize, c.keep_layer_in_shared ? args.shape.layer_pixels() : 0);
-  if (bytes > kSharedBytes) return 3;
-  std::memset(camfast::shared_memory, kUntouched, kSharedBytes);
-  execution::launch(c.samples, c.threads, [&] { camfast::cam_kernel<T, Acc>(args); });
-  for (std::size_t i = bytes; i < kSharedBytes; ++i)
-    if (camfast::shared_memory[i] != kUntouched) return 4;  // wrote past the shared memory it asked for
-
-  std::fwrite(heatmaps.data(), sizeof(Acc), heatmaps.size(), stdout);
-  std::fwrite(ranges.data(), sizeof(Acc), ranges.size(), stdout);
+  const std::size_t bytes =
+      camfast::CamShared<Acc>::bytes(static_cast<int>(c.threads), c.keep_layer_in_shared ? layer_pixels : 0);
+  if (!execution::launch(
+          static_cast<int>(blocks), static_cast<int>(c.cluster), static_cast<int>(c.threads), bytes,
+          [&] { camfast::cam_kernel<Rule, T, Acc>(args); }))
+    return 4;
+  streams::write(heatmaps);
+  streams::write(ranges);
   return 0;
+}
+
+// Every rule in float32; in the other types one of either kind, which is what differs between types.
+template <typename T, typename Acc>
+int run_some(const Case& c) {
+  if (camfast::RuleId(c.rule) == camfast::RuleId::kGradCam) return run<camfast::GradCam, T, Acc>(c);
+  return run<camfast::HiResCam, T, Acc>(c);
 }
 
 }  // namespace
 
-int main() {
-  const Case c = read<Case>(1)[0];
-  if (c.type == 0) return run<float, float>(c);
-  if (c.type == 1) return run<double, double>(c);
-  return run<_Float16, float>(c);
+int main(int count, char** arguments) {
+  if (count > 1) execution::lost = std::atoi(arguments[1]);
+  const Case c = streams::read<Case>(1)[0];
+  if (c.type == 1) return run_some<double, double>(c);
+  if (c.type == 2) return run_some<_Float16, float>(c);
+  if (c.type == 3) return run_some<BFloat16, float>(c);
+  int status = 2;
+  camfast::with_rule(
+      camfast::RuleId(c.rule), [&](auto rule) { status = run<decltype(rule), float, float>(c); });
+  return status;
 }

@@ -1,0 +1,88 @@
+"""Timing contenders side by side, and what machine they ran on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+import camfast
+
+# Long enough that the clock does not matter, short enough that contenders meet the same machine.
+TURN_SECONDS = 0.02
+LEAST_ROUNDS = 7
+
+
+def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
+
+    Args:
+        contenders: what to call, by name.
+        seconds: about how long to spend on each.
+    """
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        for name, call in contenders.items()
+    }
+    turns = {}
+    for name, timer in timers.items():
+        timer.timeit(1)  # compiles, allocates
+        turns[name] = max(1, round(TURN_SECONDS / max(timer.timeit(2).mean, 1e-7)))
+    samples: dict[str, list[float]] = {name: [] for name in timers}
+    end = time.perf_counter() + seconds * len(timers)
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < LEAST_ROUNDS:
+        for name, timer in timers.items():
+            samples[name].append(1e3 * timer.timeit(turns[name]).mean)
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    lower, median, upper = statistics.quantiles(times, n=4)
+    return {"median": round(median, 5), "q25": round(lower, 5), "q75": round(upper, 5), "rounds": len(times)}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "camfast": camfast.__version__,
+        "kernels": str(camfast.backends()[device.type]),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "numpy", "opencv-python-headless", "grad-cam", "torchcam")},
+    }
+
+
+def write(results: dict[str, Any], path: str | None) -> None:
+    """As JSON, to a file where one is named."""
+    if path is not None:
+        Path(path).write_text(json.dumps(results, indent=1) + "\n")
+        print(f"written to {path}", file=sys.stderr)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,90 @@
+"""README's tables, from the committed results.
+
+python benchmarks/tables.py          # writes them into README.md
+python benchmarks/tables.py --check  # says whether they are what the results give; exit code 1 where not
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+BLOCK = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def op_table(results: dict[str, Any]) -> str:
+    """Of benchmarks/bench_op.py."""
+    rows = [
+        "| work | camfast | reference | eager PyTorch | torch.compile | peers | against memory |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for case in results["cases"]:
+        times = {name: summary["median"] for name, summary in case["milliseconds"].items()}
+        own = times["camfast"]
+        peers = [f"{name} {_ratio(times[name] / own)}" for name in ("opencv", "grad-cam", "torchcam") if name in times]
+        cells = [
+            _work(case),
+            f"{own:.3f} ms",
+            *(_ratio(times[name] / own) if name in times else "" for name in ("reference", "eager", "compile")),
+            ", ".join(peers),
+            _against_memory(case, times),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    machine = results["machine"]
+    caption = (
+        f"{machine['device']}, {machine['threads']} threads, {machine['kernels']}, torch {machine['torch']}. Medians of "
+        "one run in which all take turns. Ratios are the others' time over that of camfast. Against memory: the time of "
+        "camfast over that of reading the operands, of writing the result, and of copying as many bytes, each alone."
+    )
+    return "\n".join([*rows, "", caption])
+
+
+def _work(case: dict[str, Any]) -> str:
+    if case["work"] == "overlay":
+        frames, height, width = case["shape"]
+        kind = {"packed": "RGB", "planar": "planar RGB", "yuv420": "YUV 4:2:0"}[case["layout"]]
+        return f"overlay of {frames} {kind} frames {width}×{height}, in place"
+    height, width = case["size"]
+    form = "" if case["dtype"] == "float32" else f", {case['dtype']}"
+    form += "" if case["layout"] == "contiguous" else ", channels-last"
+    return f"{case['shape']} → {height}×{width}{form}"
+
+
+def _against_memory(case: dict[str, Any], times: dict[str, float]) -> str:
+    own = times["camfast"]
+    names = ("copy",) if case["work"] == "overlay" else ("read", "write", "copy")
+    return ", ".join(f"{name} {own / times[name]:.2f}" for name in names)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}×"
+
+
+def filled(text: str) -> str:
+    """README with every table as the results give it."""
+    return BLOCK.sub(
+        lambda found: f"{found[1]}{op_table(json.loads((RESULTS / found[2]).read_text()))}\n{found[3]}", text
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit code 1 where README is not up to date"
+    )
+    readme = ROOT / "README.md"
+    before = readme.read_text()
+    after = filled(before)
+    if parser.parse_args().check:
+        sys.exit(0 if after == before else "README.md is not what benchmarks/results give; run benchmarks/tables.py")
+    readme.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Colours of the 256 levels of a heatmap, in RGB and in YUV."""
+
+from __future__ import annotations
+
+import functools
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from camfast.suggest import did_you_mean
+
+LEVELS = 256
+
+# The weights of red and blue in luma, from ITU-R BT.601 and BT.709; green has the rest.
+MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+
+
+def check_colormap(name: str) -> None:
+    """Raises ValueError, with suggestions, for a colour map that matplotlib does not have."""
+    if name not in matplotlib.colormaps:
+        raise ValueError(f"colormap {name!r} is unknown to matplotlib; {did_you_mean(name, matplotlib.colormaps)}")
+
+
+@functools.lru_cache(maxsize=32)
+def rgb_colors(colormap: str) -> Tensor:
+    """Red, green and blue of every level: uint8 [256, 3].
+
+    Raises:
+        ValueError: matplotlib has no such colour map; the message has the closest names.
+    """
+    check_colormap(colormap)
+    table = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    return torch.from_numpy(np.ascontiguousarray(table))
+
+
+@functools.lru_cache(maxsize=32)
+def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -> Tensor:
+    """Luma, blue and red chroma of every level: uint8 [256, 3].
+
+    Args:
+        colormap: the name of any matplotlib colour map.
+        matrix: ``"bt709"`` or ``"bt601"``.
+        full_range: 0 to 255 for luma and chroma, rather than 16 to 235 and 16 to 240.
+
+    Raises:
+        ValueError: an unknown colour map or matrix.
+    """
+    if matrix not in MATRICES:
+        raise ValueError(f"matrix={matrix!r} is unknown; expected one of {', '.join(map(repr, MATRICES))}")
+    weight_red, weight_blue = MATRICES[matrix]
+    red, green, blue = rgb_colors(colormap).double().unbind(1)
+    luma = weight_red * red + (1 - weight_red - weight_blue) * green + weight_blue * blue  # 0 to 255
+    chroma_blue = (blue - luma) / (2 * (1 - weight_blue))  # -127.5 to 127.5
+    chroma_red = (red - luma) / (2 * (1 - weight_red))
+    if full_range:
+        planes = [luma, chroma_blue + 128, chroma_red + 128]
+    else:
+        planes = [16 + luma * (219 / 255), 128 + chroma_blue * (224 / 255), 128 + chroma_red * (224 / 255)]
+    return torch.stack(planes, dim=1).round().clamp(0, 255).to(torch.uint8)
