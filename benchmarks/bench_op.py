@@ -65,7 +65,8 @@ def opencv(activations: np.ndarray, gradients: np.ndarray, size: tuple[int, int]
     from pytorch_grad_cam.utils.image import scale_cam_image
 
     layer = (gradients.mean((2, 3))[:, :, None, None] * activations).sum(1)
-    return scale_cam_image(np.maximum(layer, 0), size[::-1])
+    # Once for each layer, and once more for the mean of the layers.
+    return scale_cam_image(scale_cam_image(np.maximum(layer, 0), size[::-1]))
 
 
 def bench_cam(

@@ -38,8 +38,8 @@ def op_table(results: dict[str, Any]) -> str:
         rows.append("| " + " | ".join(cells) + " |")
     machine = results["machine"]
     caption = (
-        f"{machine['device']}, {machine['threads']} threads, {machine['kernels']}, torch {machine['torch']}. Medians of "
-        "one run in which all take turns. Ratios are the others' time over that of camfast. Against memory: the time of "
+        f"{machine['device']}, {machine['threads']} threads, {machine['kernels']}, torch {machine['torch']}. "
+        "Medians of one run in which all take turns. Ratios: the others' time over camfast's. Against memory: time of "
         "camfast over that of reading the operands, of writing the result, and of copying as many bytes, each alone."
     )
     return "\n".join([*rows, "", caption])

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
 
-def share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have a byte in common; also True where that cannot be excluded.
+def check_memory(written: Mapping[str, Tensor], read: Mapping[str, Tensor | None]) -> None:
+    """Raises ValueError, by name, where a written tensor shares memory with itself, another, or one that is read.
 
-    Tensors that interleave (the planes of one buffer of frames, the chroma of NV12) are told apart where their
-    outermost strides agree.
+    Tensors that interleave (the planes of one buffer of frames, the chroma of NV12) are told apart where their strides
+    agree; what cannot be told apart is refused. Nothing is checked of tensors that have shapes only.
     """
-    if torch.compiler.is_compiling() or any(isinstance(t, FakeTensor) or t.device.type == "meta" for t in (a, b)):
-        return False  # shapes only
-    if a.numel() == 0 or b.numel() == 0 or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return False
-    return _meet(_bytes(a), _bytes(b), b.data_ptr() - a.data_ptr())
+    if torch.compiler.is_compiling():
+        return
+    for name, tensor in written.items():
+        if not tensor.is_contiguous() and _repeats(tensor):
+            raise ValueError(f"{name} has elements that share memory (strides {tensor.stride()}); call .contiguous()")
+    names = [*written, *read]
+    tensors = [*written.values(), *read.values()]
+    reaches = [_reach(tensor) for tensor in tensors]
+    for index, name in enumerate(written):
+        begin, end = reaches[index]
+        for other in range(index + 1, len(names)):
+            if begin < reaches[other][1] and reaches[other][0] < end:
+                first, second = tensors[index], tensors[other]
+                assert first is not None
+                assert second is not None  # both reach somewhere
+                if _meet(_bytes(first), _bytes(second), reaches[other][0] - begin):
+                    raise ValueError(f"{name} overlaps {names[other]} in memory; give it memory of its own")
 
 
-def repeats_memory(tensor: Tensor) -> bool:
-    """Whether two elements of a tensor share memory (an expanded tensor, say); True where that cannot be excluded."""
+def _reach(tensor: Tensor | None) -> tuple[int, int]:
+    """The addresses between which a tensor lies; nowhere for one without memory."""
+    if tensor is None or tensor.numel() == 0 or tensor.device.type == "meta" or isinstance(tensor, FakeTensor):
+        return 0, 0
+    begin = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return begin, begin + tensor.numel() * tensor.element_size()
+    return begin, begin + _extent(_bytes(tensor))
+
+
+def _repeats(tensor: Tensor) -> bool:
+    """Whether two elements share memory (as in an expanded tensor); also True where that cannot be excluded."""
     reach = 1
     for length, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda axis: axis[1]):
         if length > 1:
             if stride < reach:
                 return True
-            reach = stride * (length - 1) + reach
+            reach += stride * (length - 1)
     return False
 
 

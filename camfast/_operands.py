@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camfast._memory import share_memory
+from camfast._memory import check_memory
 
 RULES = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise")
 ELEMENT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -83,13 +83,8 @@ def check_out(
         check_device(f"{name} in out", tensor, "activations", activations)
         if not tensor.is_contiguous():
             raise ValueError(f"{name} in out has strides {tensor.stride()}; expected a contiguous tensor")
-    operands = {"activations": activations, "gradients": gradients, "weights": weights, "ranges in out": out[1]}
-    for index, name in enumerate(names):
-        for other, operand in operands.items():
-            if operand is not None and operand is not out[index] and share_memory(out[index], operand):
-                raise ValueError(f"{name} in out overlaps {other} in memory; give it memory of its own")
-    if out[0] is out[1]:
-        raise ValueError("heatmaps and ranges in out are one tensor; give each memory of its own")
+    operands = {"activations": activations, "gradients": gradients, "weights": weights}
+    check_memory({"heatmaps in out": out[0], "ranges in out": out[1]}, operands)
 
 
 def described(value: object) -> str:

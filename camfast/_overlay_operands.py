@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camfast._memory import repeats_memory, share_memory
+from camfast._memory import check_memory
 from camfast._operands import LONGEST_SIDE, check_device, check_floating, described, is_whole
 
 LEVELS = 256
@@ -33,7 +33,7 @@ def check_rgb(
         raise ValueError(f"frames has shape {list(frames.shape)}; expected [N, H, W, 3]")
     checked = _check_map("frames", frames, heatmaps, colors, alpha, region, ranges, normalize)
     if in_place:
-        _check_written({"frames": frames}, {"heatmaps": heatmaps, "colors": colors, "ranges": ranges})
+        check_memory({"frames": frames}, {"heatmaps": heatmaps, "colors": colors, "ranges": ranges})
     return checked
 
 
@@ -63,7 +63,7 @@ def check_yuv420(
             )
         check_device(name, planes[name], "luma", luma)
     checked = _check_map("luma", luma, heatmaps, colors, alpha, region, ranges, normalize)
-    _check_written(planes, {"heatmaps": heatmaps, "colors": colors, "ranges": ranges})
+    check_memory(planes, {"heatmaps": heatmaps, "colors": colors, "ranges": ranges})
     return checked
 
 
@@ -122,16 +122,3 @@ def _check_bytes(name: str, value: Any) -> None:
         raise TypeError(f"{name} has dtype {value.dtype}; expected torch.uint8")
     if value.layout != torch.strided:
         raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor")
-
-
-def _check_written(written: dict[str, Tensor], read: dict[str, Tensor | None]) -> None:
-    """What is written in place must be written once, and be no operand that is read."""
-    names = list(written)
-    for index, name in enumerate(names):
-        tensor = written[name]
-        if repeats_memory(tensor):
-            raise ValueError(f"{name} has elements that share memory (strides {tensor.stride()}); call .contiguous()")
-        others = {**{other: written[other] for other in names[index + 1 :]}, **read}
-        for other, operand in others.items():
-            if operand is not None and share_memory(tensor, operand):
-                raise ValueError(f"{name} overlaps {other} in memory; give it memory of its own")

@@ -33,10 +33,12 @@ class ColumnTable {
  public:
   template <typename Position>
   ColumnTable(int64_t in, int64_t out, int64_t outputs, const MapKernels<Acc>& kernels, const Position& position)
-      : base_(round_up(outputs, kPadding) / kernels.group),
-        offset_(round_up(outputs, kPadding)),
-        fraction_(round_up(outputs, kPadding)),
-        columns_{outputs, in, base_.data(), offset_.data(), fraction_.data(), true} {
+      : base_(round_up(outputs, kernels.group) / kernels.group),
+        offset_(round_up(outputs, kLevelBlock) + kLevelBlock),
+        fraction_(offset_.size()),
+        begin_(in + 1),
+        columns_{outputs, in, base_.data(), offset_.data(), fraction_.data(), begin_.data(), 0} {
+    int64_t reached = 0;  // inputs whose begin is known
     for (int64_t x = 0; x < outputs; ++x) {
       const Tap<Acc> tap = source_tap<Acc>(position(x), in, out);
       int32_t& base = base_[x / kernels.group];
@@ -44,8 +46,10 @@ class ColumnTable {
       if (x % kernels.group == 0) base = in <= kernels.group ? 0 : static_cast<int32_t>(tap.lower);
       offset_[x] = static_cast<int32_t>(tap.lower) - base;
       fraction_[x] = tap.fraction;
-      columns_.windowed &= offset_[x] < kernels.window;
+      columns_.reach = std::max<int64_t>(columns_.reach, offset_[x]);
+      while (reached <= tap.lower) begin_[reached++] = static_cast<int32_t>(x);
     }
+    while (reached <= in) begin_[reached++] = static_cast<int32_t>(outputs);
   }
 
   // All positions of the axis.
@@ -63,6 +67,7 @@ class ColumnTable {
  private:
   std::vector<int32_t> base_, offset_;
   std::vector<Acc> fraction_;
+  std::vector<int32_t> begin_;
   Columns<Acc> columns_;
 };
 

@@ -63,9 +63,10 @@ template <typename Acc>
 struct Columns {
   int64_t outputs, inputs;
   const int32_t* base;    // [groups]: the first input of every group of outputs
-  const int32_t* offset;  // [outputs, rounded up to kLanes]: lower - base
+  const int32_t* offset;  // [outputs, rounded up to 2 * kLevelBlock]: lower - base
   const Acc* fraction;    // the same
-  bool windowed;          // every offset fits into the window of this instruction set
+  const int32_t* begin;   // [inputs + 1]: the outputs of which input k is the lower one are begin[k] .. begin[k + 1]
+  int64_t reach;          // the largest offset
 };
 
 // Rows of a map that is to be interpolated are this far apart and filled up with their last value, so that whole
@@ -86,7 +87,7 @@ struct CamKernels {
 
 template <typename Acc>
 struct MapKernels {
-  int64_t group, window;  // what Columns are made for; no window: offsets are looked up one by one
+  int64_t group;  // outputs that Columns are grouped by
 
   // Adds up `count` partial maps in slots; leaves a map [pixels] without slots at `partials`.
   void (*collect)(Acc* partials, int64_t count, int64_t pixels);
@@ -100,20 +101,21 @@ struct MapKernels {
   Range<Acc> (*range)(const Acc* values, int64_t count);
 };
 
-constexpr int64_t kPadding = 64;
+// Levels are made and read this many at a time: buffers of them are rounded up to it, and have as much room again.
+constexpr int64_t kLevelBlock = 64;
 
 struct OverlayKernels {
-  // Levels of one output row. Here and below: room for counts rounded up to kPadding.
+  // Levels of one output row; row: room for 2 * row_pitch.
   void (*levels_row)(
       const float* lower, const float* upper, float fraction, const Columns<float>&, const Finish<float>&, float* row,
       uint8_t* levels);
   // Levels of the chroma samples under two rows of levels.
   void (*mean_levels)(const uint8_t* upper, const uint8_t* lower, int64_t count, uint8_t* levels);
-  // Colours of levels: table is [256] for a plane, [3, 256] for packed pixels.
-  void (*paint_plane)(const uint8_t* levels, int64_t count, const uint8_t* table, uint8_t* colors);
-  void (*paint_packed)(const uint8_t* levels, int64_t count, const uint8_t* table, uint8_t* colors);
-  // to[i] = blend(from[i], colors[i])
-  void (*blend_bytes)(const uint8_t* from, const uint8_t* colors, int64_t count, int opacity, uint8_t* to);
+  // to[i] = blend(from[i], colour of levels[i]); table is [256] for a plane, [3, 256] for packed pixels.
+  void (*blend_plane)(
+      const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to);
+  void (*blend_packed)(
+      const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to);
 };
 
 struct Kernels {

@@ -4,7 +4,7 @@
 //   partial maps --sum--> L --rows, ReLU--> two rows --blend--> one row --spread over the columns--> finished values
 //
 // A row of few inputs is held in a register and permuted; of more, the window under every group of outputs is loaded and
-// permuted; where the window does not hold them (reduced maps, float64, the baseline) they are looked up one by one.
+// permuted; where no window holds them (reduced maps, float64, the baseline) they are looked up one by one.
 #pragma once
 
 #include "simd.h"
@@ -70,13 +70,6 @@ using Integers = __m512i;
 CAMFAST_INLINE Floats permuted(Floats values, Integers index) {
   return _mm512_permutexvar_ps(index, values);
 }
-// 32 floats of which any 16 can be taken.
-struct Window {
-  Floats first, second;
-  static constexpr int kSize = 32;
-  static CAMFAST_INLINE Window load(const float* from) { return {_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)}; }
-  CAMFAST_INLINE Floats take(Integers index) const { return _mm512_permutex2var_ps(first, index, second); }
-};
 #elif defined(CAMFAST_AVX2)
 using Floats = __m256;
 using Integers = __m256i;
@@ -84,29 +77,40 @@ using Integers = __m256i;
 CAMFAST_INLINE Floats permuted(Floats values, Integers index) {
   return _mm256_permutevar8x32_ps(values, index);
 }
-struct Window {
-  Floats values;
-  static constexpr int kSize = 8;
-  static CAMFAST_INLINE Window load(const float* from) { return {_mm256_loadu_ps(from)}; }
-  CAMFAST_INLINE Floats take(Integers index) const { return permuted(values, index); }
-};
 #endif
 
 #if defined(CAMFAST_AVX2) || defined(CAMFAST_AVX512)
-constexpr int64_t kWindow = Window::kSize;
-
 template <typename Vector, typename Element>
 CAMFAST_INLINE Vector loaded(const Element* from) {
   Vector result;
   __builtin_memcpy(&result, from, sizeof result);
   return result;
 }
-#else
-constexpr int64_t kWindow = 0;
+
+// The inputs under a group of outputs that is narrower than a register, and under one that is not.
+struct NarrowWindow {
+  static CAMFAST_INLINE Floats take(const float* from, Integers index) { return permuted(loaded<Floats>(from), index); }
+};
+#if defined(CAMFAST_AVX512)
+struct WideWindow {
+  static CAMFAST_INLINE Floats take(const float* from, Integers index) {
+    return _mm512_permutex2var_ps(loaded<Floats>(from), index, loaded<Floats>(from + kGroup));
+  }
+};
+#endif
 #endif
 
-// Calls emit(x, Lanes<Acc, kGroup>) for every group of outputs of the row at `fraction` between two rows, of whose inputs
-// prepare() makes something else first.
+// The row at `fraction` between two rows, with what prepare() makes of its values, and the steps from each to the next.
+template <typename Acc, typename Prepare>
+CAMFAST_INLINE void blend_row(
+    const Acc* lower, const Acc* upper, Acc fraction, int64_t pitch, const Prepare& prepare, Acc* row, Acc* steps) {
+  for (int64_t x = 0; x < pitch; x += kLanes)
+    prepare(blend_rows<kLanes>(lower + x, upper + x, fraction)).store(row + x);
+  for (int64_t x = 0; x < pitch - kLanes; x += kLanes)
+    (load<Acc>(row + x + 1) - load<Acc>(row + x)).store(steps + x);
+}
+
+// Calls emit(x, Lanes<Acc, kGroup>) for every group of outputs of the row at `fraction` between two rows.
 template <typename Acc, typename Prepare, typename Emit>
 CAMFAST_INLINE void spread(
     const Acc* lower, const Acc* upper, Acc fraction, const Columns<Acc>& columns, Acc* row, const Prepare& prepare,
@@ -133,22 +137,22 @@ CAMFAST_INLINE void spread(
 #endif
   const int64_t pitch = row_pitch(columns.inputs);
   Acc* const steps = row + pitch;
-  for (int64_t x = 0; x < pitch; x += kLanes)
-    prepare(blend_rows<kLanes>(lower + x, upper + x, fraction)).store(row + x);
-  for (int64_t x = 0; x < pitch - kLanes; x += kLanes)
-    (load<Acc>(row + x + 1) - load<Acc>(row + x)).store(steps + x);
+  blend_row(lower, upper, fraction, pitch, prepare, row, steps);
   const int32_t* base = columns.base;
 #if defined(CAMFAST_AVX2) || defined(CAMFAST_AVX512)
   if constexpr (sizeof(Acc) == 4) {
-    if (columns.windowed) {
+    const auto windowed = [&]<typename Window>(Window) __attribute__((always_inline)) {
       for (int64_t x = 0; x < outputs; x += kGroup, ++base) {
         const Integers index = loaded<Integers>(offset + x);
         emit(
-            x, V{Window::load(row + *base).take(index)} +
-                   V{Window::load(steps + *base).take(index)} * load<Acc, kGroup>(fractions + x));
+            x, V{Window::take(row + *base, index)} +
+                   V{Window::take(steps + *base, index)} * load<Acc, kGroup>(fractions + x));
       }
-      return;
-    }
+    };
+    if (columns.reach < kGroup) return windowed(NarrowWindow{});
+#if defined(CAMFAST_AVX512)
+    if (columns.reach < 2 * kGroup) return windowed(WideWindow{});
+#endif
   }
 #endif
   for (int64_t x = 0; x < outputs; x += kGroup, ++base) {
@@ -223,7 +227,7 @@ void interpolate_row(
 
 template <typename Acc>
 MapKernels<Acc> map_kernels() {
-  return {kGroup, sizeof(Acc) == 4 ? kWindow : 0, collect<Acc>, lay_rows<Acc>, interpolate_row<Acc>, range<Acc>};
+  return {kGroup, collect<Acc>, lay_rows<Acc>, interpolate_row<Acc>, range<Acc>};
 }
 
 }  // namespace camfast::CAMFAST_ISA

@@ -62,13 +62,14 @@ inline void channel_table(const uint8_t* colors, int channel, uint8_t* table) {
 // One row of a plane of any column stride.
 inline void blend_row(
     const uint8_t* from, int64_t from_step, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity,
-    uint8_t* to, int64_t to_step, uint8_t* colors) {
-  if (from_step == 1 && to_step == 1) {
-    kernels().overlay.paint_plane(levels, count, table, colors);
-    kernels().overlay.blend_bytes(from, colors, count, opacity, to);
-  } else {
-    for (int64_t x = 0; x < count; ++x) to[x * to_step] = blend(from[x * from_step], table[levels[x]], opacity);
-  }
+    uint8_t* to, int64_t to_step) {
+  if (from_step == 1 && to_step == 1) return kernels().overlay.blend_plane(from, levels, count, table, opacity, to);
+  for (int64_t x = 0; x < count; ++x) to[x * to_step] = blend(from[x * from_step], table[levels[x]], opacity);
+}
+
+// Room for a row of levels.
+inline Buffer<uint8_t> level_buffer(int64_t count) {
+  return Buffer<uint8_t>(round_up(count, kLevelBlock) + kLevelBlock);
 }
 
 inline bool is_packed(const RgbOverlay& call) {
@@ -99,7 +100,7 @@ void compute_rgb_overlay(const RgbOverlay& call, const Parallel& parallel) {
   const int64_t count = call.in_place() ? region.height : call.height;
   parallel(call.samples * count, 4 * call.width, [&](int64_t begin, int64_t end) {
     const Buffer<float> row(maps.row_size());
-    const Buffer<uint8_t> levels(round_up(region.width, kPadding)), colors(3 * round_up(region.width, kPadding));
+    const Buffer<uint8_t> levels = level_buffer(region.width);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / count, y = first + unit % count;
       if (y < region.top || y >= region.top + region.height || region.width == 0) {
@@ -118,13 +119,12 @@ void compute_rgb_overlay(const RgbOverlay& call, const Parallel& parallel) {
         to[c] = call.to[c].data + n * call.to[c].sample + y * call.to[c].row + region.left * call.to[c].column;
       }
       if (packed) {
-        kernels().overlay.paint_packed(levels.data(), region.width, tables, colors.data());
-        kernels().overlay.blend_bytes(from[0], colors.data(), 3 * region.width, call.opacity, to[0]);
+        kernels().overlay.blend_packed(from[0], levels.data(), region.width, tables, call.opacity, to[0]);
       } else {
         for (int c = 0; c < 3; ++c)
           blend_row(
               from[c], call.from[c].column, levels.data(), region.width, tables + c * kLevels, call.opacity, to[c],
-              call.to[c].column, colors.data());
+              call.to[c].column);
       }
     }
   });
@@ -142,11 +142,11 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
   const Span rows = covered_chroma(region.top, region.height, call.height);
   const Span columns = covered_chroma(region.left, region.width, call.width);
   const int64_t first_pair = region.top / 2, pairs = (bottom + 1) / 2 - first_pair;
-  const int64_t room = round_up(region.width + 1, kPadding) + kPadding;
 
   parallel(call.samples * pairs, 3 * region.width, [&](int64_t begin, int64_t end) {
     const Buffer<float> row(maps.row_size());
-    const Buffer<uint8_t> upper(room), lower(room), chroma(room), colors(room);
+    const auto upper = level_buffer(region.width + 1), lower = level_buffer(region.width + 1);
+    const auto chroma = level_buffer(region.width);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / pairs, pair = first_pair + unit % pairs;
       const auto luma_row = [&](int64_t y, uint8_t* levels) {
@@ -155,8 +155,7 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
         levels[region.width] = levels[region.width - 1];  // beyond an odd edge there is nothing to average with
         uint8_t* pixels = call.luma.data + n * call.luma.sample + y * call.luma.row + region.left * call.luma.column;
         blend_row(
-            pixels, call.luma.column, levels, region.width, tables, call.opacity, pixels, call.luma.column,
-            colors.data());
+            pixels, call.luma.column, levels, region.width, tables, call.opacity, pixels, call.luma.column);
       };
       luma_row(2 * pair, upper.data());
       luma_row(2 * pair + 1, lower.data());
@@ -168,8 +167,7 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
         const Plane& plane = c == 1 ? call.blue : call.red;
         uint8_t* samples = plane.data + n * plane.sample + pair * plane.row + columns.begin * plane.column;
         blend_row(
-            samples, plane.column, chroma.data(), count, tables + c * kLevels, call.opacity, samples, plane.column,
-            colors.data());
+            samples, plane.column, chroma.data(), count, tables + c * kLevels, call.opacity, samples, plane.column);
       }
     }
   });

@@ -1,8 +1,8 @@
 // The kernels of the overlays for one instruction set; see simd.h for how this file is included.
 //
-//   row of the map --levels--> 0 .. 255 --paint--> colours --blend--> pixels
+//   row of the map --levels--> 0 .. 255 --colours, blend--> pixels
 //
-// Rows of levels and colours stay in the first cache; a pixel is read once and written once.
+// A row of levels stays in the first cache; a pixel is read once and written once.
 #pragma once
 
 #include "../overlay_math.h"
@@ -10,29 +10,63 @@
 
 namespace camfast::CAMFAST_ISA {
 
+using LevelBlock = Lanes<float, kLevelBlock>;
+
+// Truncated, and cut off at 0 and 255.
+CAMFAST_INLINE void store_levels(const LevelBlock& values, uint8_t* levels) {
+#if defined(CAMFAST_AVX512)
+  __m512i whole[4];
+  for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvttps_epi32(values.part[i]);
+  const __m512i bytes =
+      _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+  // Packing goes quarter by quarter.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(levels, _mm512_permutexvar_epi32(order, bytes));
+#elif defined(CAMFAST_AVX2)
+  for (int half = 0; half < 2; ++half) {
+    __m256i whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = _mm256_cvttps_epi32(values.part[4 * half + i]);
+    const __m256i bytes =
+        _mm256_packus_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(levels + 32 * half), _mm256_permutevar8x32_epi32(bytes, order));
+  }
+#else
+  float limited[kLevelBlock];
+  clamp(values, LevelBlock::of(0), LevelBlock::of(kLevels - 1)).store(limited);
+  for (int k = 0; k < kLevelBlock; ++k) levels[k] = static_cast<uint8_t>(static_cast<int>(limited[k]));
+#endif
+}
+
 void levels_row(
     const float* lower, const float* upper, float fraction, const Columns<float>& columns, const Finish<float>& finish,
     float* row, uint8_t* levels) {
   const auto to_levels = [&]<int kWidth>(const Lanes<float, kWidth>& values) __attribute__((always_inline)) {
     using V = Lanes<float, kWidth>;
-    return clamp((values - finish.offset) * finish.lift * finish.scale, V::of(-kFarBeyond), V::of(kFarBeyond)) * 255.0f +
+    return clamp((values - finish.offset) * finish.lift * finish.scale, V::of(-kFarBeyond), V::of(kFarBeyond)) *
+               float(kLevels - 1) +
            0.5f;
   };
-  const auto emit = [&](int64_t x, const Lanes<float, kGroup>& value) __attribute__((always_inline)) {
-    const auto positive = max(value, Lanes<float, kGroup>::of(0));
-#if defined(CAMFAST_AVX512)
-    const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_cvttps_epi32(positive.part[0]));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + x), bytes);
-#elif defined(CAMFAST_AVX2)
-    const __m256i wide = _mm256_cvttps_epi32(positive.part[0]);
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(levels + x), _mm_packus_epi16(_mm_min_epu16(words, _mm_set1_epi16(255)), words));
-#else
-    const auto limited = min(positive, Lanes<float, kGroup>::of(255));
-    for (int k = 0; k < kGroup; ++k) levels[x + k] = static_cast<uint8_t>(static_cast<int>(limited.part[0][k]));
-#endif
-  };
-  spread(lower, upper, fraction, columns, row, to_levels, emit);
+  // Between two inputs far apart there is nothing to look up. What a block writes too far, the next one writes again.
+  if (columns.outputs >= kLevelBlock / 2 * columns.inputs) {
+    float* const steps = row + row_pitch(columns.inputs);
+    blend_row(lower, upper, fraction, row_pitch(columns.inputs), to_levels, row, steps);
+    for (int64_t k = 0; k < columns.inputs; ++k) {
+      const auto value = LevelBlock::of(row[k]), step = LevelBlock::of(steps[k]);
+      for (int64_t x = columns.begin[k]; x < columns.begin[k + 1]; x += kLevelBlock)
+        store_levels(value + step * load<float, kLevelBlock>(columns.fraction + x), levels + x);
+    }
+    return;
+  }
+  float values[kLevelBlock];
+  spread(
+      lower, upper, fraction, columns, row, to_levels,
+      [&](int64_t x, const Lanes<float, kGroup>& value) __attribute__((always_inline)) {
+        value.store(values + x % kLevelBlock);
+        if ((x + kGroup) % kLevelBlock == 0 || x + kGroup >= columns.outputs)
+          store_levels(LevelBlock::load(values), levels + x / kLevelBlock * kLevelBlock);
+      });
 }
 
 void mean_levels(const uint8_t* upper, const uint8_t* lower, int64_t count, uint8_t* levels) {
@@ -83,70 +117,106 @@ constexpr PackedOrder packed_order() {
 constexpr PackedOrder kPackedOrder = packed_order();
 #endif
 
-void paint_plane(const uint8_t* levels, int64_t count, const uint8_t* table, uint8_t* colors) {
 #if defined(CAMFAST_AVX512)
-  const ByteTable values(table);
-  for (int64_t i = 0; i < count; i += 64)
-    _mm512_storeu_si512(colors + i, values.look_up(_mm512_loadu_si512(levels + i)));
-#else
-  for (int64_t i = 0; i < count; ++i) colors[i] = table[levels[i]];
-#endif
-}
+// pixel + ((pixel - color) * (-2 opacity) + 2^14) / 2^15: what blend() computes, within 16 bits and in one instruction.
+struct Blender {
+  const __m512i weight, low_bytes = _mm512_set1_epi16(0xff);
 
-void paint_packed(const uint8_t* levels, int64_t count, const uint8_t* table, uint8_t* colors) {
-#if defined(CAMFAST_AVX512)
-  const ByteTable reds(table), greens(table + kLevels), blues(table + 2 * kLevels);
-  for (int64_t i = 0; i < count; i += 64) {
-    const __m512i level = _mm512_loadu_si512(levels + i);
-    const __m512i red = reds.look_up(level), green = greens.look_up(level), blue = blues.look_up(level);
-    for (int k = 0; k < 3; ++k) {
-      const __m512i both =
-          _mm512_permutex2var_epi8(red, _mm512_loadu_si512(kPackedOrder.red_green + 64 * k), green);
-      const __m512i all = _mm512_mask_permutexvar_epi8(
-          both, kPackedOrder.is_blue[k], _mm512_loadu_si512(kPackedOrder.blue + 64 * k), blue);
-      _mm512_storeu_si512(colors + 3 * i + 64 * k, all);
-    }
+  explicit CAMFAST_INLINE Blender(int opacity) : weight(_mm512_set1_epi16(static_cast<short>(-2 * opacity))) {}
+  CAMFAST_INLINE __m512i blend_words(__m512i pixel, __m512i color) const {
+    return _mm512_add_epi16(pixel, _mm512_mulhrs_epi16(_mm512_sub_epi16(pixel, color), weight));
   }
-#else
-  for (int64_t i = 0; i < count; ++i)
-    for (int k = 0; k < 3; ++k) colors[3 * i + k] = table[k * kLevels + levels[i]];
+  CAMFAST_INLINE __m512i operator()(__m512i pixels, __m512i colors) const {
+    const __m512i even = blend_words(_mm512_and_si512(pixels, low_bytes), _mm512_and_si512(colors, low_bytes));
+    const __m512i odd = blend_words(_mm512_srli_epi16(pixels, 8), _mm512_srli_epi16(colors, 8));
+    return _mm512_or_si512(even, _mm512_slli_epi16(odd, 8));
+  }
+};
+#elif defined(CAMFAST_AVX2)
+// As above.
+struct Blender {
+  const __m256i weight, low_bytes = _mm256_set1_epi16(0xff);
+
+  explicit CAMFAST_INLINE Blender(int opacity) : weight(_mm256_set1_epi16(static_cast<short>(-2 * opacity))) {}
+  CAMFAST_INLINE __m256i blend_words(__m256i pixel, __m256i color) const {
+    return _mm256_add_epi16(pixel, _mm256_mulhrs_epi16(_mm256_sub_epi16(pixel, color), weight));
+  }
+  CAMFAST_INLINE __m256i operator()(__m256i pixels, __m256i colors) const {
+    const __m256i even = blend_words(_mm256_and_si256(pixels, low_bytes), _mm256_and_si256(colors, low_bytes));
+    const __m256i odd = blend_words(_mm256_srli_epi16(pixels, 8), _mm256_srli_epi16(colors, 8));
+    return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+  }
+};
 #endif
+
+// `count` pixels of `kChannels` bytes, where no block of them is whole or none is worth making.
+template <int kChannels>
+CAMFAST_INLINE void blend_one_by_one(
+    const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to) {
+  for (int64_t x = 0; x < count; ++x)
+    for (int c = 0; c < kChannels; ++c)
+      to[kChannels * x + c] = blend(from[kChannels * x + c], table[c * kLevels + levels[x]], opacity);
 }
 
-void blend_bytes(const uint8_t* from, const uint8_t* colors, int64_t count, int opacity, uint8_t* to) {
-  int64_t i = 0;
-  // 2 (color - pixel) * opacity, rounded, over 2^15: what blend() computes, within 16 bits.
+void blend_plane(
+    const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to) {
+  int64_t x = 0;
 #if defined(CAMFAST_AVX512)
-  const __m512i zero = _mm512_setzero_si512(), weight = _mm512_set1_epi16(static_cast<short>(opacity));
-  const auto blended = [&](__m512i pixel, __m512i color) __attribute__((always_inline)) {
-    const __m512i difference = _mm512_sub_epi16(color, pixel);
-    return _mm512_add_epi16(pixel, _mm512_mulhrs_epi16(_mm512_add_epi16(difference, difference), weight));
-  };
-  for (; i + 64 <= count; i += 64) {
-    const __m512i pixels = _mm512_loadu_si512(from + i), painted = _mm512_loadu_si512(colors + i);
-    const __m512i low = blended(_mm512_unpacklo_epi8(pixels, zero), _mm512_unpacklo_epi8(painted, zero));
-    const __m512i high = blended(_mm512_unpackhi_epi8(pixels, zero), _mm512_unpackhi_epi8(painted, zero));
-    _mm512_storeu_si512(to + i, _mm512_packus_epi16(low, high));
+  const ByteTable colors(table);
+  const Blender blender(opacity);
+  for (; x + 64 <= count; x += 64) {
+    const __m512i color = colors.look_up(_mm512_loadu_si512(levels + x));
+    _mm512_storeu_si512(to + x, blender(_mm512_loadu_si512(from + x), color));
   }
 #elif defined(CAMFAST_AVX2)
-  const __m256i zero = _mm256_setzero_si256(), weight = _mm256_set1_epi16(static_cast<short>(opacity));
-  const auto blended = [&](__m256i pixel, __m256i color) __attribute__((always_inline)) {
-    const __m256i difference = _mm256_sub_epi16(color, pixel);
-    return _mm256_add_epi16(pixel, _mm256_mulhrs_epi16(_mm256_add_epi16(difference, difference), weight));
-  };
-  for (; i + 32 <= count; i += 32) {
-    const __m256i pixels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-    const __m256i painted = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(colors + i));
-    const __m256i low = blended(_mm256_unpacklo_epi8(pixels, zero), _mm256_unpacklo_epi8(painted, zero));
-    const __m256i high = blended(_mm256_unpackhi_epi8(pixels, zero), _mm256_unpackhi_epi8(painted, zero));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_packus_epi16(low, high));
+  const Blender blender(opacity);
+  for (; x + 32 <= count; x += 32) {
+    alignas(32) uint8_t colors[32];
+    for (int k = 0; k < 32; ++k) colors[k] = table[levels[x + k]];
+    const __m256i pixels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + x));
+    const __m256i blended = blender(pixels, _mm256_load_si256(reinterpret_cast<const __m256i*>(colors)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + x), blended);
   }
 #endif
-  for (; i < count; ++i) to[i] = blend(from[i], colors[i], opacity);
+  blend_one_by_one<1>(from + x, levels + x, count - x, table, opacity, to + x);
+}
+
+void blend_packed(
+    const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to) {
+  int64_t x = 0;
+#if defined(CAMFAST_AVX512)
+  const ByteTable reds(table), greens(table + kLevels), blues(table + 2 * kLevels);
+  const Blender blender(opacity);
+  for (; x + 64 <= count; x += 64) {
+    const __m512i level = _mm512_loadu_si512(levels + x);
+    const __m512i red = reds.look_up(level), green = greens.look_up(level), blue = blues.look_up(level);
+    for (int k = 0; k < 3; ++k) {
+      const __m512i red_green =
+          _mm512_permutex2var_epi8(red, _mm512_loadu_si512(kPackedOrder.red_green + 64 * k), green);
+      const __m512i color = _mm512_mask_permutexvar_epi8(
+          red_green, kPackedOrder.is_blue[k], _mm512_loadu_si512(kPackedOrder.blue + 64 * k), blue);
+      const int64_t byte = 3 * x + 64 * k;
+      _mm512_storeu_si512(to + byte, blender(_mm512_loadu_si512(from + byte), color));
+    }
+  }
+#elif defined(CAMFAST_AVX2)
+  const Blender blender(opacity);
+  for (; x + 32 <= count; x += 32) {
+    alignas(32) uint8_t colors[96];
+    for (int k = 0; k < 32; ++k)
+      for (int c = 0; c < 3; ++c) colors[3 * k + c] = table[c * kLevels + levels[x + k]];
+    for (int k = 0; k < 96; k += 32) {
+      const __m256i pixels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 3 * x + k));
+      const __m256i blended = blender(pixels, _mm256_load_si256(reinterpret_cast<const __m256i*>(colors + k)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 3 * x + k), blended);
+    }
+  }
+#endif
+  blend_one_by_one<3>(from + 3 * x, levels + x, count - x, table, opacity, to + 3 * x);
 }
 
 OverlayKernels overlay_kernels() {
-  return {levels_row, mean_levels, paint_plane, paint_packed, blend_bytes};
+  return {levels_row, mean_levels, blend_plane, blend_packed};
 }
 
 }  // namespace camfast::CAMFAST_ISA
