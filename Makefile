@@ -1,7 +1,8 @@
 # make demo   environment, build, and an explained photo and video in out/demo
 # make test   environment, build, and every test
 # make lint   formatting, style, types
-# make cuda-check   compile the CUDA sources, warnings being errors, where nvcc is found (no GPU needed)
+# make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
+# make bench  time the operator against PyTorch and the peers; writes benchmarks/results/op-cpu.json and README's table
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CUDA_CHECK := 80 86 90 100
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint cuda-check clean machine
+.PHONY: demo test lint cuda-check bench clean machine
 
 demo: $(VENV)/.built
 	$(BIN)/camfast demo -o out/demo
@@ -24,23 +25,12 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# One line a kernel and architecture: registers, spills, static shared memory. A spill is an error.
 cuda-check: $(VENV)/.built
-	@if ! command -v nvcc >/dev/null; then echo "nvcc is not on the PATH: the CUDA sources were not compiled"; exit 0; fi; \
-	$(MAKE) --no-print-directory -j2 $(foreach s,$(wildcard csrc/cuda/*.cu),$(CUDA_CHECK:%=cuda-check/$(notdir $(basename $(s)))/%))
+	.ci/cuda-check $(BIN)/python $(CUDA_CHECK)
 
-cuda-check/%:
-	@nvcc -std=c++20 -O3 -Werror all-warnings -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 \
-	  $$($(BIN)/python -c 'from torch.utils.cpp_extension import include_paths as p; print(*("-isystem " + i for i in p()))' 2>/dev/null) \
-	  --expt-relaxed-constexpr -gencode arch=compute_$(@F),code=sm_$(@F) -Xptxas -v \
-	  -c csrc/cuda/$(notdir $(@D)).cu -o /dev/null >$(VENV)/$(subst /,-,$@).log 2>&1 || { cat $(VENV)/$(subst /,-,$@).log; exit 1; }
-	@c++filt <$(VENV)/$(subst /,-,$@).log | sed "s/c10:://g; s/camfast:://g" | awk -v arch=sm_$(@F) -v OFS='\t' ' \
-	  /Compiling entry function/ { split($$0, quoted, "\047"); kernel = quoted[2]; sub(/^void /, "", kernel); sub(/\(.*/, "", kernel) } \
-	  /bytes spill stores/ { spills = $$5 + $$9; spilled += spills > 0 } \
-	  /Used [0-9]+ registers/ { smem = 0; if (match($$0, /[0-9]+ bytes smem/)) smem = substr($$0, RSTART) + 0; \
-	    registers = $$0; sub(/.*Used /, "", registers); \
-	    print arch, registers + 0 " registers", spills " bytes spilled", smem " bytes of static shared memory", kernel } \
-	  END { exit spilled > 0 }'
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) build out *.egg-info camfast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import interleaved, machine, write
+from measure import interleaved, keep_memory, machine, write
 from tables import op_table
 from torch import Tensor
 
@@ -76,6 +76,7 @@ def bench_cam(
     layout: torch.memory_format,
     device: torch.device,
     seconds: float,
+    with_compile: bool,
 ) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     activations = torch.randn(shape, generator=generator).relu().to(device, dtype, memory_format=layout)
@@ -93,7 +94,7 @@ def bench_cam(
         "eager": lambda: eager(activations, gradients, size),
     }
     main = dtype == torch.float32 and layout == torch.contiguous_format
-    if main:
+    if main and with_compile:
         compiled = torch.compile(reference.cam, dynamic=False)
         contenders["compile"] = lambda: compiled(activations, gradients, size=size)
     if main and device.type == "cpu":
@@ -200,18 +201,21 @@ def overlays_of_peers(frames: np.ndarray, maps: np.ndarray, heatmaps: np.ndarray
 
 
 def main() -> None:
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each contender (default 1)")
+    parser.add_argument("--quick", action="store_true", help="the first shape only, and no torch.compile: does it run?")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
 
     cases = []
+    work = CUDA_WORK if device.type == "cuda" else WORK
     with torch.inference_mode():
-        for shape, size in CUDA_WORK if device.type == "cuda" else WORK:
+        for shape, size in work[:1] if arguments.quick else work:
             for dtype, layout in FORMS:
-                cases.append(bench_cam(shape, size, dtype, layout, device, arguments.seconds))
+                cases.append(bench_cam(shape, size, dtype, layout, device, arguments.seconds, not arguments.quick))
                 print(f"{shape} {dtype} {layout}: done", flush=True)
         for layout in ("packed", "planar", "yuv420"):
             cases.append(bench_overlay(layout, device, arguments.seconds))

@@ -23,6 +23,17 @@ TURN_SECONDS = 0.02
 LEAST_ROUNDS = 7
 
 
+def keep_memory() -> None:
+    """Starts this process again with an allocator that keeps what is freed.
+
+    glibc gives large blocks back to the system and asks for them again, or does not, depending on what was allocated
+    before: fresh pages cost more than some contenders, and would fall on one or another of them by chance.
+    """
+    wanted = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+
+
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
     """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
 
