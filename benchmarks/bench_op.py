@@ -4,18 +4,20 @@
     python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
     python benchmarks/bench_op.py --device cuda --json benchmarks/results/op-h200.json
 
-Every contender is first held to the float64 definition, then timed, all of them in turn. Contenders:
+What computes a cam is first held to the float64 definition, and our overlay to the reference; then all are timed, in
+turn. Contenders:
 
     camfast        ops.cam, ops.overlay, ops.overlay_yuv420_
     out            ops.cam(..., out=...): no allocation
-    reference      camfast.reference: the same steps and roundings in plain PyTorch
+    new frames     ops.overlay: not in place
+    reference      camfast.reference: the same steps in plain PyTorch
     eager          Grad-CAM as anybody would write it in PyTorch: mean, product, sum, relu, interpolate, normalize
     compile        torch.compile of the reference
     opencv         Grad-CAM as pytorch-grad-cam computes it: NumPy, and OpenCV for the size
     grad-cam       pytorch-grad-cam's overlay: OpenCV's resize and colour map, NumPy's blend, frame by frame
     torchcam       torchcam's overlay: PIL's resize and blend, matplotlib's colour map, frame by frame
     read, write    reading the operands (their sum), writing a result (fill_), each alone
-    copy           copying what is read or written, at the same size
+    copy           copying, so that as many bytes are read and written in all
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def op_table(results: dict[str, Any]) -> str:
     caption = (
         f"{machine['device']}, {machine['threads']} threads, {machine['kernels']}, torch {machine['torch']}. "
         "Medians of one run in which all take turns. Ratios: the others' time over camfast's. Against memory: time of "
-        "camfast over that of reading the operands, of writing the result, and of copying as many bytes, each alone."
+        "camfast over that of reading the operands, of writing the result, and of a copy that moves as many bytes."
     )
     return "\n".join([*rows, "", caption])
 

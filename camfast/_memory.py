@@ -10,7 +10,8 @@ from torch._subclasses import FakeTensor
 
 
 def check_memory(written: Mapping[str, Tensor], read: Mapping[str, Tensor | None]) -> None:
-    """Raises ValueError, by name, where a written tensor shares memory with itself, another, or one that is read.
+    """Raises ValueError, by name, where a written tensor shares memory with itself, another, or one that is read; or
+    where it may not be written here.
 
     Tensors that interleave (the planes of one buffer of frames, the chroma of NV12) are told apart where their strides
     agree; what cannot be told apart is refused. Nothing is checked of tensors that have shapes only.
@@ -18,6 +19,8 @@ def check_memory(written: Mapping[str, Tensor], read: Mapping[str, Tensor | None
     if torch.compiler.is_compiling():
         return
     for name, tensor in written.items():
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"{name} is an inference tensor, which only inference mode may change; give a clone")
         if not tensor.is_contiguous() and _repeats(tensor):
             raise ValueError(f"{name} has elements that share memory (strides {tensor.stride()}); call .contiguous()")
     names = [*written, *read]
@@ -32,6 +35,14 @@ def check_memory(written: Mapping[str, Tensor], read: Mapping[str, Tensor | None
                 assert second is not None  # both reach somewhere
                 if _meet(_bytes(first), _bytes(second), reaches[other][0] - begin):
                     raise ValueError(f"{name} overlaps {names[other]} in memory; give it memory of its own")
+
+
+def mark_written(*tensors: Tensor) -> None:
+    """Tells autograd that tensors changed, so that it refuses to go back through what they were."""
+    if not torch.compiler.is_compiling():
+        for tensor in tensors:
+            if not tensor.is_inference():
+                torch.autograd.graph.increment_version(tensor)
 
 
 def _reach(tensor: Tensor | None) -> tuple[int, int]:

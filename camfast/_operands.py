@@ -38,6 +38,10 @@ def check_cam(
     samples, channels, layer_height, layer_width = activations.shape
     if channels == 0 or layer_height == 0 or layer_width == 0:
         raise ValueError(f"activations has shape {list(activations.shape)}; expected C, h and w of at least 1")
+    if max(layer_height, layer_width) >= LONGEST_SIDE or not is_countable(
+        samples * (channels // 32 + 1), layer_height, layer_width
+    ):
+        raise ValueError(f"activations has shape {list(activations.shape)}, which is too large to be mapped")
 
     if (gradients is None) == (weights is None):
         given = "neither" if gradients is None else "both"
@@ -81,6 +85,8 @@ def check_out(
         if tensor.dtype != dtype:
             raise TypeError(f"{name} in out has dtype {tensor.dtype}; expected {dtype}")
         check_device(f"{name} in out", tensor, "activations", activations)
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            raise ValueError(f"{name} in out requires grad; give one that does not, or use no_grad")
         if not tensor.is_contiguous():
             raise ValueError(f"{name} in out has strides {tensor.stride()}; expected a contiguous tensor")
     operands = {"activations": activations, "gradients": gradients, "weights": weights}
@@ -93,7 +99,7 @@ def described(value: object) -> str:
 
 def check_floating(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+        raise TypeError(f"{name} is {described(value)}; expected a torch.Tensor")
     if value.dtype not in ELEMENT_TYPES:
         raise TypeError(f"{name} has dtype {value.dtype}; expected float32, float16, bfloat16 or float64")
     if value.layout != torch.strided:
@@ -112,13 +118,23 @@ def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, i
     sides = tuple(size) if isinstance(size, Iterable) else ()
     if len(sides) != 2 or not all(map(is_whole, sides)):
         raise ValueError(f"size={size!r}; expected (height, width), two whole numbers")
-    height, width = (side if isinstance(side, torch.SymInt) else operator.index(side) for side in sides)
+    height, width = map(as_whole, sides)
     if height < 1 or width < 1 or height >= LONGEST_SIDE or width >= LONGEST_SIDE:
         raise ValueError(f"size={sides}; expected sides from 1 to 2**30 - 1")
     itemsize = accumulation_type(activations.dtype).itemsize
     if samples * height * width * itemsize > LARGEST_BYTE_COUNT:
         raise ValueError(f"size={sides} for {samples} samples takes more bytes than can be addressed")
     return height, width
+
+
+def as_whole(side: Any) -> int:
+    """A number that is_whole() as an int, which may be symbolic."""
+    return side if isinstance(side, torch.SymInt) else operator.index(side)  # type: ignore[return-value]
+
+
+def is_countable(maps: int, height: int, width: int) -> bool:
+    """Whether scratch memory for so many maps can be counted in bytes; as in ``csrc/cam_math.h``."""
+    return maps * height * (width + 64) <= LARGEST_BYTE_COUNT // 128
 
 
 def is_whole(value: Any) -> bool:

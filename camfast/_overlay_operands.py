@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camfast._memory import check_memory
-from camfast._operands import LONGEST_SIDE, check_device, check_floating, described, is_whole
+from camfast._operands import LONGEST_SIDE, as_whole, check_device, check_floating, described, is_countable, is_whole
 
 LEVELS = 256
 Region = tuple[int, int, int, int]
@@ -85,12 +85,16 @@ def _check_map(
         raise ValueError(f"heatmaps has shape {list(heatmaps.shape)}; expected h and w of at least 1")
     if max(*heatmaps.shape[1:], *frames.shape[1:3]) >= LONGEST_SIDE:
         raise ValueError(f"a side of {name} or heatmaps is 2**30 or longer")
+    if not is_countable(*heatmaps.shape):
+        raise ValueError(f"heatmaps has shape {list(heatmaps.shape)}, which is too large to be drawn")
     check_device("heatmaps", heatmaps, name, frames)
     _check_bytes("colors", colors)
     if tuple(colors.shape) != (LEVELS, 3):
         raise ValueError(f"colors has shape {list(colors.shape)}; expected [{LEVELS}, 3], the colour of every level")
     check_device("colors", colors, name, frames)
-    if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+    if not isinstance(alpha, (numbers.Real, torch.SymFloat)):
+        raise TypeError(f"alpha is {described(alpha)}; expected a number from 0 to 1")
+    if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha!r} is out of range; expected 0 to 1")
     if ranges is not None:
         if normalize:
@@ -109,7 +113,7 @@ def check_region(region: Sequence[int] | None, height: int, width: int) -> Regio
     sides = tuple(region) if isinstance(region, Iterable) else ()
     if len(sides) != 4 or not all(map(is_whole, sides)):
         raise ValueError(f"region={region!r}; expected (top, left, height, width), four whole numbers")
-    top, left, rows, columns = map(operator.index, sides)
+    top, left, rows, columns = map(as_whole, sides)
     if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
         raise ValueError(f"region={sides} does not lie in frames of {height}×{width}")
     return top, left, rows, columns

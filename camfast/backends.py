@@ -37,7 +37,7 @@ def backends() -> Backends:
     """The implementations of the operators, as built and as usable on this machine.
 
     >>> print(camfast.backends())  # doctest: +SKIP
-    cpu       usable      C++ kernels, SSE2
+    cpu       usable      C++ kernels, AVX-512
     cuda      not usable  built for 8.0;8.6;9.0+PTX, but torch finds no CUDA device
     reference usable      plain PyTorch, any device
     """

@@ -6,6 +6,7 @@ import functools
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,23 +20,29 @@ MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 
 def check_colormap(name: str) -> None:
     """Raises ValueError, with suggestions, for a colour map that matplotlib does not have."""
+    if not isinstance(name, str):
+        raise TypeError(f"colormap is a {type(name).__name__}; expected the name of a matplotlib colour map")
     if name not in matplotlib.colormaps:
         raise ValueError(f"colormap {name!r} is unknown to matplotlib; {did_you_mean(name, matplotlib.colormaps)}")
 
 
-@functools.lru_cache(maxsize=32)
 def rgb_colors(colormap: str) -> Tensor:
     """Red, green and blue of every level: uint8 [256, 3].
 
     Raises:
-        ValueError: matplotlib has no such colour map; the message has the closest names.
+        TypeError, ValueError: not the name of a colour map of matplotlib; the message has the closest names.
     """
     check_colormap(colormap)
-    table = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
-    return torch.from_numpy(np.ascontiguousarray(table))
+    return torch.from_numpy(_rgb_table(colormap).copy())
 
 
+# Arrays are kept, not tensors: those belong to whatever mode they were made in.
 @functools.lru_cache(maxsize=32)
+def _rgb_table(colormap: str) -> npt.NDArray[np.uint8]:
+    table: npt.NDArray[np.uint8] = matplotlib.colormaps[colormap](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    return table
+
+
 def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -> Tensor:
     """Luma, blue and red chroma of every level: uint8 [256, 3].
 
@@ -45,12 +52,18 @@ def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -
         full_range: 0 to 255 for luma and chroma, rather than 16 to 235 and 16 to 240.
 
     Raises:
-        ValueError: an unknown colour map or matrix.
+        TypeError, ValueError: an unknown colour map or matrix.
     """
-    if matrix not in MATRICES:
+    check_colormap(colormap)
+    if not isinstance(matrix, str) or matrix not in MATRICES:
         raise ValueError(f"matrix={matrix!r} is unknown; expected one of {', '.join(map(repr, MATRICES))}")
+    return torch.from_numpy(_yuv_table(colormap, matrix, bool(full_range)).copy())
+
+
+@functools.lru_cache(maxsize=32)
+def _yuv_table(colormap: str, matrix: str, full_range: bool) -> npt.NDArray[np.uint8]:
     weight_red, weight_blue = MATRICES[matrix]
-    red, green, blue = rgb_colors(colormap).double().unbind(1)
+    red, green, blue = _rgb_table(colormap).astype(np.float64).T
     luma = weight_red * red + (1 - weight_red - weight_blue) * green + weight_blue * blue  # 0 to 255
     chroma_blue = (blue - luma) / (2 * (1 - weight_blue))  # -127.5 to 127.5
     chroma_red = (red - luma) / (2 * (1 - weight_red))
@@ -58,4 +71,5 @@ def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -
         planes = [luma, chroma_blue + 128, chroma_red + 128]
     else:
         planes = [16 + luma * (219 / 255), 128 + chroma_blue * (224 / 255), 128 + chroma_red * (224 / 255)]
-    return torch.stack(planes, dim=1).round().clamp(0, 255).to(torch.uint8)
+    table: npt.NDArray[np.uint8] = np.stack(planes, axis=1).round().clip(0, 255).astype(np.uint8)
+    return table

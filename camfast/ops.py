@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from camfast import reference
+from camfast._memory import mark_written
 from camfast._operands import accumulation_type, check_cam, check_out
 from camfast._overlay_operands import check_rgb, check_yuv420
 from camfast._registration import reference_serves
@@ -92,6 +93,7 @@ def cam(
     torch.ops.camfast.cam.out(
         activations, gradients, weights, rule=rule, relu=relu, normalize=normalize, heatmaps=out[0], ranges=out[1]
     )
+    mark_written(*out)
     return out[0], out[1]
 
 
@@ -123,14 +125,14 @@ def overlay(
         normalize: take the range of every map as it is drawn.
 
     Returns:
-        New frames of the same shape, strides and device.
+        New frames of the same shape and device, laid out as by ``torch.empty_like``.
 
     Raises:
         TypeError: frames or colours are not uint8 tensors, or heatmaps or ranges are not floating tensors.
         ValueError: shapes or devices that do not match, an alpha or a region out of range.
     """
     checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=False)
-    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    options: dict[str, Any] = dict(alpha=_number(alpha), region=checked, ranges=_float32(ranges), normalize=normalize)
     if reference_serves():
         return reference.overlay(frames, heatmaps, colors, **options)
     result: Tensor = torch.ops.camfast.overlay(frames, _float32(heatmaps), colors.contiguous(), **options)
@@ -154,10 +156,11 @@ def overlay_(
             an operand.
     """
     checked = check_rgb(frames, heatmaps, colors, alpha, region, ranges, normalize, in_place=True)
-    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    options: dict[str, Any] = dict(alpha=_number(alpha), region=checked, ranges=_float32(ranges), normalize=normalize)
     if reference_serves():
         return reference.overlay_(frames, heatmaps, colors, **options)
     torch.ops.camfast.overlay_(frames, _float32(heatmaps), colors.contiguous(), **options)
+    mark_written(frames)
     return frames
 
 
@@ -190,11 +193,16 @@ def overlay_yuv420_(
         TypeError, ValueError: as :func:`overlay_`, by the names of the planes.
     """
     checked = check_yuv420(luma, blue, red, heatmaps, colors, alpha, region, ranges, normalize)
-    options: dict[str, Any] = dict(alpha=alpha, region=checked, ranges=_float32(ranges), normalize=normalize)
+    options: dict[str, Any] = dict(alpha=_number(alpha), region=checked, ranges=_float32(ranges), normalize=normalize)
     if reference_serves():
         reference.overlay_yuv420_(luma, blue, red, heatmaps, colors, **options)
     else:
         torch.ops.camfast.overlay_yuv420_(luma, blue, red, _float32(heatmaps), colors.contiguous(), **options)
+        mark_written(luma, blue, red)
+
+
+def _number(alpha: float) -> float:
+    return alpha if isinstance(alpha, torch.SymFloat) else float(alpha)
 
 
 @overload

@@ -208,6 +208,6 @@ def _overlay_rgb(
 
 def _blend_(pixels: Tensor, colors: Tensor, alpha: float) -> None:
     """pixel + (colour - pixel) * alpha, with alpha in steps of 1 / 16384 and a half rounded up."""
-    opacity = int(alpha * _OPAQUE + 0.5)
+    opacity = int(float(alpha) * _OPAQUE + 0.5)
     difference = colors.to(torch.int32) - pixels
     pixels.add_(((difference * opacity + _OPAQUE // 2) >> 14).to(torch.uint8))  # modulo 256, and so exact

@@ -105,8 +105,11 @@ def overlay_yuv420_(
 ) -> None:
     """:func:`overlay_` on the planes of YUV 4:2:0 frames, as video decoders give them.
 
-    >>> y, u, v = (torch.frombuffer(plane, dtype=torch.uint8) for plane in frame.planes)  # doctest: +SKIP
-    >>> camfast.overlay_yuv420_(y.view(1, H, W), u.view(1, H // 2, W // 2), ..., heatmap)  # doctest: +SKIP
+    >>> y, u, v = (  # of PyAV, whose lines are longer than the frame is wide
+    ...     torch.frombuffer(plane, dtype=torch.uint8).view(1, -1, plane.line_size)[..., : plane.width]
+    ...     for plane in frame.planes
+    ... )  # doctest: +SKIP
+    >>> camfast.overlay_yuv420_(y, u, v, heatmaps)  # doctest: +SKIP
 
     Args:
         luma: uint8 [N, H, W], any strides.
@@ -141,6 +144,8 @@ def _batched(frames: Any, heatmaps: Any, ranges: Any, layout: str) -> tuple[Tens
     if single:
         if maps.dim() != 2:
             raise ValueError(f"heatmaps has shape {list(maps.shape)}; expected [h, w] with one frame")
+        if limits is not None and limits.shape != (2,):
+            raise ValueError(f"ranges has shape {list(limits.shape)}; expected [2] with one frame")
         pixels, maps = pixels[None], maps[None]
         limits = None if limits is None else limits[None]
     if not packed:
@@ -152,7 +157,10 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
         if min(value.strides, default=0) < 0 or not value.flags.writeable:
             value = value.copy()  # torch knows no negative strides, and warns of arrays that cannot be written
-        return torch.from_numpy(value)
+        try:
+            return torch.from_numpy(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} is an array of {value.dtype} that torch cannot take: {error}") from None
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor or an array")
     return value

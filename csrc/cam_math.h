@@ -28,6 +28,12 @@ struct Shape {
   CAMFAST_HOST_DEVICE int64_t pixels() const { return height * width; }
 };
 
+// Whether scratch memory for so many maps can be counted in bytes, several times over; the sides lie below 2^30.
+CAMFAST_HOST_DEVICE bool is_countable(int64_t maps, int64_t height, int64_t width) {
+  constexpr int64_t room = INT64_MAX / 128;
+  return height <= room / (width + 64) && (maps == 0 || height * (width + 64) <= room / maps);
+}
+
 // Beyond this a map counts as not finite: below it no difference of two values overflows.
 template <typename Acc>
 CAMFAST_HOST_DEVICE constexpr Acc largest_usable();

@@ -99,6 +99,10 @@ inline Call check_operands(
       shape.samples == 0 ||
           shape.pixels() <= std::numeric_limits<int64_t>::max() / int64_t(sizeof(double)) / shape.samples,
       "camfast::cam: the heatmaps' byte count overflows");
+  STD_TORCH_CHECK(
+      shape.channels <= INT64_MAX / 32 - 1 && shape.samples <= INT64_MAX / (shape.channels / 32 + 1) &&
+          is_countable(shape.samples * (shape.channels / 32 + 1), shape.layer_height, shape.layer_width),
+      "camfast::cam: activations are too large");
   call.activation_strides = strides_of(activations);
 
   if (gradients.has_value()) {

@@ -32,6 +32,8 @@ inline OverlayArguments check_overlay(
   STD_TORCH_CHECK(
       heatmaps.size(1) > 0 && heatmaps.size(2) > 0 && heatmaps.size(1) < longest_side && heatmaps.size(2) < longest_side,
       "camfast::overlay: the sides of heatmaps must lie in [1, 2^30)");
+  STD_TORCH_CHECK(
+      is_countable(heatmaps.size(0), heatmaps.size(1), heatmaps.size(2)), "camfast::overlay: heatmaps are too large");
   STD_TORCH_CHECK(first.size(1) < longest_side && first.size(2) < longest_side, "camfast::overlay: frames are too large");
   STD_TORCH_CHECK(
       colors.scalar_type() == ScalarType::Byte && colors.dim() == 2 && colors.size(0) == kLevels && colors.size(1) == 3 &&

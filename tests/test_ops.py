@@ -260,7 +260,7 @@ def test_results_do_not_depend_on_the_instruction_set(tmp_path):
         assert len(other) == 4 * 4 * 2 * 6 * 2 + 3
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("baseline", "SSE2|NEON|no SIMD"), ("avx2", "AVX2|SSE2|NEON|no SIMD")])
+@pytest.mark.parametrize(("asked", "expected"), [("baseline", "SSE2|NEON|no SIMD"), ("AVX2", "AVX2|SSE2|NEON|no SIMD")])
 def test_the_instruction_set_can_be_limited(asked, expected):
     code = "import camfast; print(camfast.backends()['cpu'].detail)"
     environment = {**os.environ, "CAMFAST_SIMD": asked}
@@ -320,6 +320,18 @@ class TestOut:
             backend(A, weights=memory[2:8].view(2, 3), out=(heatmaps, ranges))
         with pytest.raises(ValueError, match="heatmaps in out overlaps ranges in out in memory"):
             backend(A, G, out=(heatmaps, memory[39:43].view(2, 2)))
+
+    def test_one_that_requires_grad_is_refused(self, backend):
+        out = (torch.empty(2, 4, 5, requires_grad=True), torch.empty(2, 2))
+        with pytest.raises(ValueError, match="heatmaps in out requires grad; give one that does not, or use no_grad"):
+            backend(A, G, out=out)
+
+    def test_autograd_knows_that_it_was_written(self, backend):
+        out, weight = (torch.ones(2, 4, 5), torch.empty(2, 2)), torch.ones(2, 4, 5, requires_grad=True)
+        product = (weight * out[0]).sum()
+        backend(A, G, out=out)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
 
     def test_what_is_to_be_differentiated_is_refused(self, backend):
         out = (torch.empty(2, 4, 5), torch.empty(2, 2))
@@ -431,6 +443,16 @@ BAD = [
      "more bytes than can be addressed"),
     (dict(activations=A, gradients=G.to("meta")), ValueError, "gradients is on meta; expected the device of activations, cpu"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", [ops.cam, reference.cam])
+@pytest.mark.parametrize("shape", [(8, 1, 2**29, 2**29), (2, 1, 2**30, 1)])
+def test_layers_too_large_to_be_mapped_are_refused(backend, shape):
+    activations = torch.zeros(1, dtype=torch.float64).expand(shape)
+    with pytest.raises(ValueError, match="activations has shape .*, which is too large to be mapped"):
+        backend(activations, activations, size=(1, 1))
+    with pytest.raises(RuntimeError, match="too large|sides must lie"):
+        torch.ops.camfast.cam(activations, activations, size=(1, 1))
 
 
 @pytest.mark.parametrize("backend", [ops.cam, reference.cam])

@@ -251,6 +251,14 @@ def test_empty():
     ops.overlay_yuv420_(*planes, torch.empty(0, 2, 2), YUV, alpha=0.5)
 
 
+def test_any_real_number_is_an_alpha():
+    expected = ops.overlay(F, H, COLORS, alpha=0.5)
+    for module in (ops, reference):
+        for alpha in (np.float32(0.5), np.float64(0.5)):
+            assert module.overlay(F, H, COLORS, alpha=alpha).equal(expected)
+        assert module.overlay(F, H, COLORS, alpha=0).equal(F)
+
+
 def test_any_floating_dtype_and_strides_of_the_maps():
     frames, maps = random_bytes(2, 9, 8, 3), torch.rand(2, 5, 4).half()
     expected = ops.overlay(frames, maps.float(), COLORS, alpha=0.5)
@@ -294,7 +302,8 @@ BAD_RGB = [
     (dict(colors=COLORS.to("meta")), ValueError, "colors is on meta"),
     (dict(alpha=1.5), ValueError, "alpha=1.5 is out of range; expected 0 to 1"),
     (dict(alpha=float("nan")), ValueError, "alpha=nan is out of range"),
-    (dict(alpha="x"), ValueError, "alpha='x' is out of range"),
+    (dict(alpha="x"), TypeError, "alpha is a str; expected a number from 0 to 1"),
+    (dict(alpha=torch.tensor(0.4)), TypeError, "alpha is a Tensor; expected a number from 0 to 1"),
     (dict(region=(0, 0, 5, 6)), ValueError, r"region=\(0, 0, 5, 6\) does not lie in frames of 4×6"),
     (dict(region=(-1, 0, 2, 2)), ValueError, "does not lie in frames of 4×6"),
     (dict(region=(0, 0, 0, 2)), ValueError, "does not lie in frames of 4×6"),
@@ -403,6 +412,56 @@ def test_the_kernel_itself_refuses_what_would_harm_memory(name, operands, messag
 def test_the_kernel_itself_refuses_planes_that_do_not_fit(planes):
     with pytest.raises(RuntimeError, match="must be uint8"):
         torch.ops.camfast.overlay_yuv420_(*planes, H, YUV, alpha=0.5, region=(0, 0, 4, 6))
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+def test_maps_too_large_to_be_drawn_are_refused(module):
+    frames = torch.zeros(2048, 1, 1, 3, dtype=torch.uint8)
+    maps = torch.zeros(1).expand(2048, 2**29, 2**22 - 32)
+    with pytest.raises(ValueError, match="heatmaps has shape .*, which is too large to be drawn"):
+        module.overlay_(frames, maps, COLORS, alpha=0.5)
+    with pytest.raises(RuntimeError, match="heatmaps are too large"):
+        torch.ops.camfast.overlay_(frames, maps, COLORS, alpha=0.5, region=(0, 0, 1, 1))
+
+
+def test_autograd_knows_what_was_written():
+    frames, planes = F.clone(), yuv_planes("planes", 1, 4, 4, 0)[0]
+    versions = [tensor._version for tensor in (frames, *planes)]
+    ops.overlay_(frames, H, COLORS, alpha=0.5)
+    ops.overlay_yuv420_(*planes, H[:1], YUV, alpha=0.5)
+    assert all(tensor._version > before for tensor, before in zip((frames, *planes), versions, strict=True))
+
+
+@pytest.mark.parametrize("module", [ops, reference])
+def test_inference_tensors_are_changed_in_inference_mode_only(module):
+    with torch.inference_mode():
+        frames = F.clone()
+        module.overlay_(frames, H, COLORS, alpha=0.5)
+    with pytest.raises(ValueError, match="frames is an inference tensor, which only inference mode may change"):
+        module.overlay_(frames, H, COLORS, alpha=0.5)
+
+
+def test_inside_torch_export_with_sides_that_vary():
+    class Draw(torch.nn.Module):
+        def forward(self, frames, maps):
+            return ops.overlay(frames, maps, COLORS, alpha=0.5)
+
+    height, width = torch.export.Dim("height", min=8, max=2000), torch.export.Dim("width", min=8, max=2000)
+    example = random_bytes(2, 12, 20, 3)
+    program = torch.export.export(Draw(), (example, H), dynamic_shapes=({1: height, 2: width}, None))
+    frames = random_bytes(2, 9, 31, 3)
+    assert program.module()(frames, H).equal(ops.overlay(frames, H, COLORS, alpha=0.5))
+
+
+def test_colours_made_while_tracing_serve_afterwards():
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        rgb_colors("plasma")
+        yuv_colors("plasma")
+    rgb_colors("plasma").zero_()
+    assert ops.overlay(F, H, rgb_colors("plasma"), alpha=1.0).ne(0).any()
+    assert ops.overlay(F, H, yuv_colors("plasma"), alpha=1.0).ne(0).any()
 
 
 def test_opcheck():

@@ -120,6 +120,22 @@ def test_yuv420_shows_what_rgb_shows():
         assert red.ne(128).any()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(colormap=None), TypeError, "colormap is a NoneType; expected the name of a matplotlib colour map"),
+        (dict(colormap=["jet"]), TypeError, "colormap is a list"),
+        (dict(heatmaps=np.zeros((1, 2, 2), ">f4")), TypeError, "heatmaps is an array of >f4 that torch cannot take"),
+        (dict(frames=np.full((1, 4, 5, 3), None)), TypeError, "frames is an array of object that torch cannot take"),
+        (dict(frames=np.zeros((4, 5, 3), np.uint8), heatmaps=torch.rand(2, 2), ranges=torch.rand(1, 2)), ValueError,
+         r"ranges has shape \[1, 2\]; expected \[2\] with one frame"),
+    ],
+)  # fmt: skip
+def test_more_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        camfast.overlay(**{**dict(frames=np.zeros((1, 4, 5, 3), np.uint8), heatmaps=torch.rand(1, 2, 2)), **arguments})
+
+
 def test_arrays_that_cannot_be_changed_are_refused_in_place():
     frames = np.zeros((1, 4, 5, 3), np.uint8)
     for fixed in (frames[..., ::-1], np.broadcast_to(frames, frames.shape)):

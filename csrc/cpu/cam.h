@@ -124,7 +124,7 @@ void sum_positions(const CpuCam<T, Acc>& call, Acc* layers, const Parallel& para
 template <typename T, typename Acc, typename Parallel>
 void compute_cam(const CpuCam<T, Acc>& call, const Parallel& parallel) {
   const Shape& shape = call.shape;
-  const auto& cam = kernels().maps<Acc>();
+  const auto& maps = kernels().maps<Acc>();
   const int64_t pixels = shape.layer_pixels(), pitch = row_pitch(shape.layer_width);
   const bool channels_last = shape.channels >= kLanes && call.activation_strides.channel == 1 &&
                              (call.gradients == nullptr || call.gradient_strides.channel == 1);
@@ -141,21 +141,21 @@ void compute_cam(const CpuCam<T, Acc>& call, const Parallel& parallel) {
   const auto map_of = [&](int64_t n) {
     return RowMap<Acc>{rows.data() + n * shape.layer_height * pitch, shape.layer_height, shape.layer_width};
   };
-  const auto corners = ColumnTable<Acc>::of_corners(shape.layer_width, shape.width, cam);
+  const auto corners = ColumnTable<Acc>::of_corners(shape.layer_width, shape.width, maps);
   parallel(shape.samples, blocks * slots(pixels), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       Acc* layer = partials.data() + n * blocks * slots(pixels);
-      if (!channels_last) cam.collect(layer, blocks, pixels);
+      if (!channels_last) maps.collect(layer, blocks, pixels);
       Range<Acc> range{std::numeric_limits<Acc>::quiet_NaN(), std::numeric_limits<Acc>::quiet_NaN()};
-      if (cam.lay_rows(layer, shape.layer_height, shape.layer_width, call.relu, rows.data() + n * shape.layer_height * pitch))
-        range = corner_range(map_of(n), shape.height, corners.columns(), cam);
+      if (maps.lay_rows(layer, shape.layer_height, shape.layer_width, call.relu, rows.data() + n * shape.layer_height * pitch))
+        range = corner_range(map_of(n), shape.height, corners.columns(), maps);
       call.ranges[2 * n] = range.low;
       call.ranges[2 * n + 1] = range.high;
       finishes.data()[n] = call.normalize ? Finish<Acc>::normalized(range) : Finish<Acc>::unchanged(range);
     }
   });
 
-  const ColumnTable<Acc> columns(shape.layer_width, shape.width, cam);
+  const ColumnTable<Acc> columns(shape.layer_width, shape.width, maps);
   const bool stream = shape.samples * shape.pixels() * int64_t(sizeof(Acc)) > kStreamBytes &&
                       shape.width * int64_t(sizeof(Acc)) % kCacheLine == 0 &&
                       reinterpret_cast<uintptr_t>(call.heatmaps) % kCacheLine == 0;
@@ -169,7 +169,7 @@ void compute_cam(const CpuCam<T, Acc>& call, const Parallel& parallel) {
         continue;
       }
       map_of(n).at(unit % shape.height, shape.height, [&](const Acc* lower, const Acc* upper, Acc fraction) {
-        cam.interpolate_row(lower, upper, fraction, columns.columns(), finishes.data()[n], row.data(), out, stream);
+        maps.interpolate_row(lower, upper, fraction, columns.columns(), finishes.data()[n], row.data(), out, stream);
       });
     }
 #if defined(__x86_64__)

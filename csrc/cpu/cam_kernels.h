@@ -107,11 +107,6 @@ CAMFAST_INLINE void add_planes(
   if (i < pixels) add(pixels - kLanes, i);
 }
 
-template <typename T>
-CAMFAST_INLINE bool has_contiguous_planes(const Strides& strides, int64_t width) {
-  return strides.column == 1 && strides.row == width;
-}
-
 template <typename T, typename Acc>
 void pack_plane(const T* from, const Strides& strides, int64_t height, int64_t width, Acc* to) {
   for (int64_t y = 0; y < height; ++y)

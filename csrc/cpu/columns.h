@@ -16,10 +16,15 @@ template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), kAlignment))) {}
+      : data_(static_cast<T*>(::operator new(checked(count) * sizeof(T), kAlignment))) {}
   T* data() const { return data_.get(); }
 
  private:
+  static std::size_t checked(int64_t count) {
+    if (count < 0 || count > PTRDIFF_MAX / int64_t(sizeof(T))) throw std::bad_alloc();
+    return static_cast<std::size_t>(count);
+  }
+
   static constexpr std::align_val_t kAlignment{64};
   struct Free {
     void operator()(T* data) const { ::operator delete(data, kAlignment); }

@@ -1,7 +1,10 @@
 // Which instruction set serves: the best that was compiled and that this processor has.
 
+#include <strings.h>
+
+#include <algorithm>
 #include <cstdlib>
-#include <cstring>
+#include <iterator>
 
 #include "kernels.h"
 
@@ -24,15 +27,20 @@ const Kernels* choose() {
 #else
   const bool avx2 = false, avx512 = false;
 #endif
-  const Candidate candidates[] = {{"avx512", avx512, avx512_kernels}, {"avx2", avx2, avx2_kernels}};
+  const Candidate candidates[] = {
+      {"avx512", avx512, avx512_kernels}, {"avx2", avx2, avx2_kernels}, {"baseline", true, baseline_kernels}};
   const char* limit = std::getenv("CAMFAST_SIMD");
-  bool allowed = limit == nullptr || *limit == 0;
+  const auto is_limit = [&](const Candidate& candidate) {
+    return limit != nullptr && strcasecmp(limit, candidate.name) == 0;
+  };
+  // A name that nobody knows limits nothing.
+  bool allowed = std::none_of(std::begin(candidates), std::end(candidates), is_limit);
+  const Kernels* chosen = nullptr;
   for (const Candidate& candidate : candidates) {
-    allowed = allowed || std::strcmp(limit, candidate.name) == 0;
-    if (!allowed || !candidate.supported) continue;
-    if (const Kernels* kernels = candidate.kernels()) return kernels;
+    allowed = allowed || is_limit(candidate);
+    if (chosen == nullptr && allowed && candidate.supported) chosen = candidate.kernels();
   }
-  return baseline_kernels();
+  return chosen;
 }
 
 }  // namespace

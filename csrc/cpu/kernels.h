@@ -63,7 +63,7 @@ template <typename Acc>
 struct Columns {
   int64_t outputs, inputs;
   const int32_t* base;    // [groups]: the first input of every group of outputs
-  const int32_t* offset;  // [outputs, rounded up to 2 * kLevelBlock]: lower - base
+  const int32_t* offset;  // [outputs, rounded up to kLevelBlock, and as many again]: lower - base
   const Acc* fraction;    // the same
   const int32_t* begin;   // [inputs + 1]: the outputs of which input k is the lower one are begin[k] .. begin[k + 1]
   int64_t reach;          // the largest offset
@@ -164,7 +164,7 @@ const Kernels* baseline_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 
-// The kernels that serve on this machine. CAMFAST_SIMD=baseline|avx2|avx512 asks for less than it has.
+// The kernels that serve on this machine. CAMFAST_SIMD=avx2 or baseline asks for less than it has.
 const Kernels& kernels();
 
 }  // namespace camfast

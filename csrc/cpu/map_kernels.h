@@ -101,8 +101,9 @@ struct WideWindow {
 #endif
 
 // The row at `fraction` between two rows, with what prepare() makes of its values, and the steps from each to the next.
+// Whole registers are loaded of both, and so beyond what is written here: those lanes are never taken.
 template <typename Acc, typename Prepare>
-CAMFAST_INLINE void blend_row(
+CAMFAST_INLINE void prepare_row(
     const Acc* lower, const Acc* upper, Acc fraction, int64_t pitch, const Prepare& prepare, Acc* row, Acc* steps) {
   for (int64_t x = 0; x < pitch; x += kLanes)
     prepare(blend_rows<kLanes>(lower + x, upper + x, fraction)).store(row + x);
@@ -137,7 +138,7 @@ CAMFAST_INLINE void spread(
 #endif
   const int64_t pitch = row_pitch(columns.inputs);
   Acc* const steps = row + pitch;
-  blend_row(lower, upper, fraction, pitch, prepare, row, steps);
+  prepare_row(lower, upper, fraction, pitch, prepare, row, steps);
   const int32_t* base = columns.base;
 #if defined(CAMFAST_AVX2) || defined(CAMFAST_AVX512)
   if constexpr (sizeof(Acc) == 4) {

@@ -60,7 +60,7 @@ inline void channel_table(const uint8_t* colors, int channel, uint8_t* table) {
 }
 
 // One row of a plane of any column stride.
-inline void blend_row(
+inline void blend_pixels(
     const uint8_t* from, int64_t from_step, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity,
     uint8_t* to, int64_t to_step) {
   if (from_step == 1 && to_step == 1) return kernels().overlay.blend_plane(from, levels, count, table, opacity, to);
@@ -89,10 +89,18 @@ void compute_rgb_overlay(const RgbOverlay& call, const Parallel& parallel) {
   for (int c = 0; c < 3; ++c) channel_table(call.colors, c, tables + c * kLevels);
 
   const auto copy = [&](int64_t n, int64_t y, int64_t begin, int64_t end) {
+    if (packed) {
+      const uint8_t* from = call.from[0].data + n * call.from[0].sample + y * call.from[0].row;
+      std::copy(from + 3 * begin, from + 3 * end, call.to[0].data + n * call.to[0].sample + y * call.to[0].row + 3 * begin);
+      return;
+    }
     for (int c = 0; c < 3; ++c) {
       const uint8_t* from = call.from[c].data + n * call.from[c].sample + y * call.from[c].row;
       uint8_t* to = call.to[c].data + n * call.to[c].sample + y * call.to[c].row;
-      for (int64_t x = begin; x < end; ++x) to[x * call.to[c].column] = from[x * call.from[c].column];
+      if (call.from[c].column == 1 && call.to[c].column == 1)
+        std::copy(from + begin, from + end, to + begin);
+      else
+        for (int64_t x = begin; x < end; ++x) to[x * call.to[c].column] = from[x * call.from[c].column];
     }
   };
   // Rows outside the region are only visited to be copied.
@@ -122,7 +130,7 @@ void compute_rgb_overlay(const RgbOverlay& call, const Parallel& parallel) {
         kernels().overlay.blend_packed(from[0], levels.data(), region.width, tables, call.opacity, to[0]);
       } else {
         for (int c = 0; c < 3; ++c)
-          blend_row(
+          blend_pixels(
               from[c], call.from[c].column, levels.data(), region.width, tables + c * kLevels, call.opacity, to[c],
               call.to[c].column);
       }
@@ -145,6 +153,7 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
 
   parallel(call.samples * pairs, 3 * region.width, [&](int64_t begin, int64_t end) {
     const Buffer<float> row(maps.row_size());
+    // One more than there are pixels: beyond an odd edge a chroma sample has nothing else to average with.
     const auto upper = level_buffer(region.width + 1), lower = level_buffer(region.width + 1);
     const auto chroma = level_buffer(region.width);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -152,9 +161,9 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
       const auto luma_row = [&](int64_t y, uint8_t* levels) {
         if (y < region.top || y >= bottom) return;
         maps.levels(n, y - region.top, row.data(), levels);
-        levels[region.width] = levels[region.width - 1];  // beyond an odd edge there is nothing to average with
+        levels[region.width] = levels[region.width - 1];
         uint8_t* pixels = call.luma.data + n * call.luma.sample + y * call.luma.row + region.left * call.luma.column;
-        blend_row(
+        blend_pixels(
             pixels, call.luma.column, levels, region.width, tables, call.opacity, pixels, call.luma.column);
       };
       luma_row(2 * pair, upper.data());
@@ -166,7 +175,7 @@ void compute_yuv420_overlay(const Yuv420Overlay& call, const Parallel& parallel)
       for (int c = 1; c < 3; ++c) {
         const Plane& plane = c == 1 ? call.blue : call.red;
         uint8_t* samples = plane.data + n * plane.sample + pair * plane.row + columns.begin * plane.column;
-        blend_row(
+        blend_pixels(
             samples, plane.column, chroma.data(), count, tables + c * kLevels, call.opacity, samples, plane.column);
       }
     }

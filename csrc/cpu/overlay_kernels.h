@@ -51,7 +51,7 @@ void levels_row(
   // Between two inputs far apart there is nothing to look up. What a block writes too far, the next one writes again.
   if (columns.outputs >= kLevelBlock / 2 * columns.inputs) {
     float* const steps = row + row_pitch(columns.inputs);
-    blend_row(lower, upper, fraction, row_pitch(columns.inputs), to_levels, row, steps);
+    prepare_row(lower, upper, fraction, row_pitch(columns.inputs), to_levels, row, steps);
     for (int64_t k = 0; k < columns.inputs; ++k) {
       const auto value = LevelBlock::of(row[k]), step = LevelBlock::of(steps[k]);
       for (int64_t x = columns.begin[k]; x < columns.begin[k + 1]; x += kLevelBlock)
