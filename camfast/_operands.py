@@ -38,9 +38,8 @@ def check_cam(
     samples, channels, layer_height, layer_width = activations.shape
     if channels == 0 or layer_height == 0 or layer_width == 0:
         raise ValueError(f"activations has shape {list(activations.shape)}; expected C, h and w of at least 1")
-    if max(layer_height, layer_width) >= LONGEST_SIDE or not is_countable(
-        samples * (channels // 32 + 1), layer_height, layer_width
-    ):
+    countable = is_countable(samples * (channels // 32 + 1), layer_height, layer_width)
+    if layer_height >= LONGEST_SIDE or layer_width >= LONGEST_SIDE or not countable:
         raise ValueError(f"activations has shape {list(activations.shape)}, which is too large to be mapped")
 
     if (gradients is None) == (weights is None):

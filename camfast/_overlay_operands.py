@@ -83,7 +83,7 @@ def _check_map(
         raise ValueError(f"heatmaps has shape {list(heatmaps.shape)}; expected [N, h, w] with N = {samples}")
     if heatmaps.shape[1] == 0 or heatmaps.shape[2] == 0:
         raise ValueError(f"heatmaps has shape {list(heatmaps.shape)}; expected h and w of at least 1")
-    if max(*heatmaps.shape[1:], *frames.shape[1:3]) >= LONGEST_SIDE:
+    if any(side >= LONGEST_SIDE for side in (*heatmaps.shape[1:], *frames.shape[1:3])):
         raise ValueError(f"a side of {name} or heatmaps is 2**30 or longer")
     if not is_countable(*heatmaps.shape):
         raise ValueError(f"heatmaps has shape {list(heatmaps.shape)}, which is too large to be drawn")
