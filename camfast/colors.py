@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from camfast._overlay_operands import LEVELS
 from camfast.suggest import did_you_mean
-
-LEVELS = 256
 
 # The weights of red and blue in luma, from ITU-R BT.601 and BT.709; green has the rest.
 MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}

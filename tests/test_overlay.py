@@ -191,9 +191,8 @@ def test_every_pixel_with_every_colour(alpha):
     expected = blended(pixels, colors[:, :1], alpha)
     exact = (1 - alpha) * pixels.double() + alpha * colors[:, :1].double()
     assert (expected - exact).abs().max() <= 0.5 + 255 / 32768
-    for shape in ((1, 256, 256, 1), (1, 256, 256, 1)):
-        frames = pixels.view(shape).expand(1, 256, 256, 3).contiguous()
-        assert ops.overlay(frames, heat, colors, alpha=alpha)[0, :, :, 1].equal(expected)
+    packed = pixels.view(1, 256, 256, 1).expand(1, 256, 256, 3).contiguous()
+    assert ops.overlay(packed, heat, colors, alpha=alpha)[0, :, :, 1].equal(expected)
     planar = pixels.view(1, 1, 256, 256).expand(1, 3, 256, 256).contiguous().permute(0, 2, 3, 1)
     assert ops.overlay(planar, heat, colors, alpha=alpha)[0, :, :, 2].equal(expected)
 
@@ -284,7 +283,6 @@ def test_results_do_not_depend_on_the_number_of_threads_or_the_batch():
 
 F, H = random_bytes(2, 4, 6, 3), torch.rand(2, 3, 3)
 Y, U, V = random_bytes(2, 4, 6), random_bytes(2, 2, 3), random_bytes(2, 2, 3)
-OPTIONS = dict(alpha=0.5)
 BAD_RGB = [
     (dict(frames=[1]), TypeError, "frames is a list; expected a torch.Tensor"),
     (dict(frames=F.float()), TypeError, "frames has dtype torch.float32; expected torch.uint8"),
@@ -325,9 +323,6 @@ def test_bad_operands_are_named(module, function, operands, error, message):
     with pytest.raises(error, match=message):
         getattr(module, function)(**{**dict(frames=F, heatmaps=H, colors=COLORS, alpha=0.5), **operands})
     assert F.equal(before)
-
-
-SHARED = torch.zeros(2, 4, 6, 4, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("module", [ops, reference])
