@@ -11,8 +11,10 @@ from camfast.explanation import Explanation
 from camfast.hooks import capture
 from camfast.methods import CAM, METHODS, GradCAM, explain
 from camfast.models import LoadedModel, load_model
+from camfast.plan import Plan
 from camfast.plots import panels
 from camfast.render import overlay, overlay_, overlay_yuv420_
+from camfast.targets import TopK
 from camfast.video import annotate_video
 
 __version__ = "0.1.0"
@@ -23,6 +25,8 @@ __all__ = [
     "Explanation",
     "GradCAM",
     "LoadedModel",
+    "Plan",
+    "TopK",
     "annotate_video",
     "backends",
     "capture",

@@ -1,9 +1,11 @@
-"""Composes layer, passes, rule and operator: what every method of the family has in common."""
+"""Composes layer, plan, rule and operator: what every method of the family has in common."""
 
 from __future__ import annotations
 
+import threading
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -11,9 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from camfast import ops
+from camfast.errors import is_out_of_memory
 from camfast.explanation import Explanation
+from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
 from camfast.passes import prepared
+from camfast.plan import Plan
+from camfast.planner import Options, Subject, make_plan
+from camfast.runners import Runner
+from camfast.streaming import stream
+from camfast.structure import Structure
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.wrappers import plain_module
 
@@ -38,67 +47,172 @@ class Engine(ABC):
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         output: Selector | None = None,
+        optimize: str = "none",
+        precision: str | None = None,
     ) -> None:
         self.model = plain_module(model)
         self.reshape_transform = reshape_transform
         self.output = output
+        self._options = Options(optimize, precision)
         self._layers: Mapping[str, nn.Module] | None = None
         if target_layers is not None:
             self._layers = resolve_layers(self.model, target_layers)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Makes the next call plan anew."""
+        self._lock = threading.RLock()
+        self._made: tuple[Structure, Runner, Plan] | None = None
 
     @property
     def target_layers(self) -> list[str] | None:
         """Dotted names of the target layers; None until the first call where they are still to be found."""
         return None if self._layers is None else list(self._layers)
 
-    def __call__(self, x: Tensor, targets: Target = None, *, size: tuple[int, int] | None = None) -> Tensor:
-        """Heatmaps [N, H, W]; see :meth:`explain`."""
+    @property
+    def plan(self) -> Plan | None:
+        """How the model is explained, and why; None until the first call, which decides it. Print it."""
+        return None if self._made is None else self._made[2]
+
+    def __call__(self, x: Inputs, targets: Target = None, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Heatmaps [N, H, W], or [N, K, H, W]; see :meth:`explain`."""
         return self.explain(x, targets, size=size).heatmaps
 
-    def explain(self, x: Tensor, targets: Target = None, *, size: tuple[int, int] | None = None) -> Explanation:
+    def explain(self, x: Inputs, targets: Target = None, *, size: tuple[int, int] | None = None) -> Explanation:
         """Explain a batch.
 
         Args:
-            x: [N, C, H, W], what the model takes.
+            x: what the model takes: images [N, C, H, W]; or several inputs, as a tuple or as a dict by name, the first
+                of four dimensions being the images.
             targets: None (the predicted class of every sample), a class for all, a sequence of N classes, a LongTensor
-                [N], or callables (one, or N) that map one sample's output to a scalar tensor. Classes given as a
-                tensor on a CUDA device are checked there, which waits for the device.
-            size: (height, width) of the heatmaps; None takes that of ``x``.
+                [N], or callables (one, or N) that map one sample's output to a scalar tensor. For several classes of
+                every sample, from one forward pass: :class:`camfast.TopK`, N lists of K classes, or a LongTensor
+                [N, K]. Classes given as a tensor on a CUDA device are checked there, which waits for the device.
+            size: (height, width) of the heatmaps; None takes that of the images.
 
         Returns:
-            Heatmaps, logits, targets and ranges, on the device of ``x``.
+            Heatmaps, logits, targets and ranges, on the device of the images; with a dimension K after the first in
+            heatmaps, targets and ranges where several classes were asked for.
 
         Raises:
-            TypeError: ``x`` is not a floating tensor, or a layer or the model puts out no tensor.
+            TypeError: the images are not a floating tensor, or a layer or the model puts out no tensor.
             ValueError: wrong targets, a layer that did not run, activations that are no feature maps. Whatever the
                 model itself raises comes through unchanged.
+            torch.OutOfMemoryError: the memory does not suffice for half of the batch either. The first time halves
+                the batch, with a RuntimeWarning.
         """
-        _check_input(x)
-        wanted = check_targets(targets, len(x))
-        size = (x.shape[-2], x.shape[-1]) if size is None else size
-        if len(x) == 0:
-            return self._explain_nothing(x, targets if callable(targets) else None, size)
+        batch = check_inputs(x)
+        wanted = check_targets(targets, len(batch))
+        size = batch.size if size is None else size
+        if len(batch) == 0:
+            return self._explain_nothing(batch, targets, size)
+        try:
+            return self._run(batch, wanted, size)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+        # Out of the handler, whose traceback would hold on to what was allocated.
+        return self._explain_halves(batch, wanted, size)
+
+    def stream(
+        self,
+        samples: Iterable[Any],
+        batch_size: int = 8,
+        targets: Target = None,
+        *,
+        size: tuple[int, int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Explanation]:
+        """Explain the frames of a stream, a batch at a time, in their order.
+
+        >>> for frame in cam.stream(frames, batch_size=16):  # doctest: +SKIP
+        ...     show(frame.heatmaps[0])
+
+        No more than one batch is taken from ``samples`` before its results are asked for, so a slow consumer slows the
+        source, and memory does not grow. Leaving the loop early lets go of everything. The input of a batch lives in a
+        buffer that is used again; results have memory of their own, and may be kept.
+
+        Args:
+            samples: tensors [C, H, W], preprocessed as the model wants them. Where the shape or dtype changes, a new
+                batch begins.
+            batch_size: how many go through the model together.
+            targets: what to explain in every sample: None, a class, :class:`camfast.TopK`, or a callable.
+            size: (height, width) of the heatmaps; None takes that of the sample.
+            device: where the model is; None takes the device of the model's first parameter. On CUDA, samples from
+                the host pass through pinned memory.
+
+        Yields:
+            An explanation of one sample each, as :meth:`explain` gives it, on the device.
+
+        Raises:
+            TypeError, ValueError: what is wrong with an argument, at once; with a sample, when it is its turn.
+        """
+        return stream(self, samples, batch_size, targets, size, device)
+
+    def _run(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+        """Explain a batch that is not empty, by the plan of the first call, or a new one where the model has changed."""
+        made = self._made
+        if made is None or not made[0].still_holds(self.model):
+            with self._lock:
+                if self._made is made:  # no other thread has planned meanwhile
+                    self._made = self._planned(batch)
+                made = self._made
+        assert made is not None
+        structure, runner, _ = made
+        explained = self._explain(runner, batch, targets, size)
+        structure.settle(self.model)
+        return explained
+
+    def _planned(self, batch: Batch) -> tuple[Structure, Runner, Plan]:
         if self._layers is None:
-            self._layers = self._find_layers(x)
-        return self._explain(self._layers, x, wanted, size)
+            self._layers = self._find_layers(batch)
+        structure = Structure(self.model, weights=self._options.copies)
+        subject = Subject(self.model, self._layers, self._select, self._pick, self.reshape_transform is not None)
+        runner, plan = make_plan(subject, batch, self._options)
+        return structure, runner, plan
 
     @abstractmethod
-    def _explain(
-        self, layers: Mapping[str, nn.Module], x: Tensor, targets: Classes | Scores, size: tuple[int, int]
-    ) -> Explanation:
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
         """Explain a batch that is not empty."""
 
-    def _find_layers(self, x: Tensor) -> dict[str, nn.Module]:
+    def _explain_halves(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+        samples = len(batch)
+        half = (samples + 1) // 2
+        warnings.warn(
+            f"out of memory with a batch of {samples}: explaining {half} samples at a time",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        if batch.images.is_cuda:
+            torch.cuda.empty_cache()
+        try:
+            parts = [
+                self._run(batch.part(begin, end), targets.part(begin, end), size)
+                for begin, end in ((0, half), (half, samples))
+            ]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise torch.OutOfMemoryError(
+                f"out of memory with a batch of {samples}, and also with {half} samples at a time; give fewer"
+            ) from error
+        return Explanation.joined(parts)
+
+    def _find_layers(self, batch: Batch) -> dict[str, nn.Module]:
         # A copy: a model that changes its input in place would otherwise do so twice.
-        with prepared(self.model, x[:1].clone()) as sample:
-            runs = trace_layers(self.model, sample)
+        with prepared(self.model):
+            runs = trace_layers(self.model, normal_tensors(batch.part(0, 1).map(torch.clone)))
         return resolve_layers(self.model, find_target_layer(runs))
 
-    def _explain_nothing(self, x: Tensor, targets: Target, size: tuple[int, int]) -> Explanation:
+    def _explain_nothing(self, batch: Batch, targets: Target, size: tuple[int, int]) -> Explanation:
         # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.
-        blank = self.explain(x.new_zeros((1, *x.shape[1:])), targets, size=size)
-        classes = None if blank.targets is None else blank.targets[:0]
-        return Explanation(blank.heatmaps[:0], blank.logits[:0], classes, blank.ranges[:0])
+        blank = batch.per_sample(lambda t: t.new_zeros((1, *t.shape[1:])))
+        wanted = check_targets(targets, 0)
+        if isinstance(wanted, Scores) or wanted.indices is None:
+            shown = check_targets(targets, 1)
+        else:
+            shown = Classes(wanted.indices.new_zeros((1, *wanted.indices.shape[1:])))
+        return self._run(blank, shown, size).part(0, 0)
 
     def _feature_maps(self, name: str, tensor: Tensor) -> Tensor:
         """What a layer put out, or its gradient, as [N, C, h, w]."""
@@ -119,6 +233,15 @@ class Engine(ABC):
             )
         return tensor
 
+    def _gradient_maps(self, name: str, gradients: Tensor, activations: Tensor) -> Tensor:
+        """The gradients at a layer, as [N, C, h, w] or [N, K, C, h, w]."""
+        if gradients.dim() == activations.dim():
+            return self._feature_maps(name, gradients)
+        samples, classes = gradients.shape[:2]
+        # A transform of the user's knows of no classes.
+        maps = self._feature_maps(name, gradients.flatten(0, 1))
+        return maps.reshape(samples, classes, *maps.shape[1:])
+
     def _select(self, output: Any) -> Tensor:
         """The output tensor, taken from whatever the model returns."""
         selected = output
@@ -137,6 +260,19 @@ class Engine(ABC):
             )
         return selected
 
+    def _pick(self, output: Any) -> Any:
+        """As :meth:`_select`, of a graph's output."""
+        if callable(self.output):
+            return self.output(output)
+        return output if self.output is None else output[self.output]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_made")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
     def __enter__(self: Self) -> Self:
         return self
 
@@ -151,7 +287,8 @@ class Engine(ABC):
 
 
 def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Heatmaps [N, H, W] and ranges [N, 2] of several layers as one: every layer counts the same.
+    """Heatmaps [N, H, W] and ranges [N, 2] of several layers as one, or [N, K, H, W] and [N, K, 2]: every layer counts
+    the same.
 
     Each layer's map is normalized at its own size and interpolated; the mean is normalized again, and its range is
     returned. What is not finite in one layer is not finite. One layer alone is mapped in a single pass.
@@ -162,23 +299,15 @@ def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, 
     for layer in layers:
         own_size, ranges = layer(size=None)
         resized, _ = _resize(own_size, size, normalize=False)
-        maps.append(resized.masked_fill(ranges[:, :1, None].isnan(), torch.nan))
+        maps.append(resized.masked_fill(ranges[..., :1, None].isnan(), torch.nan))
     return _resize(torch.stack(maps).mean(dim=0), size, normalize=True)
 
 
 def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tensor, Tensor]:
     """The operator with one channel of weight one: interpolation, and normalization where asked for."""
-    return ops.cam(maps[:, None], weights=maps.new_ones((len(maps), 1)), size=size, relu=False, normalize=normalize)
-
-
-def _check_input(x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}; expected a tensor [N, C, H, W]")
-    if x.dim() != 4:
-        hint = ": add the batch dimension with x[None]" if x.dim() == 3 else ""
-        raise ValueError(f"x has shape {list(x.shape)}; expected [N, C, H, W]{hint}")
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; expected a floating tensor, preprocessed as the model wants it")
+    each = maps.reshape(-1, 1, *maps.shape[-2:])
+    resized, ranges = ops.cam(each, weights=each.new_ones((len(each), 1)), size=size, relu=False, normalize=normalize)
+    return resized.reshape(*maps.shape[:-2], *size), ranges.reshape(*maps.shape[:-2], 2)
 
 
 def _describe(output: Any) -> str:

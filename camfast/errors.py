@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class CamfastError(Exception):
     """The base of camfast's own errors."""
@@ -17,3 +19,11 @@ class OutputError(CamfastError, OSError):
 
 class ModelError(CamfastError, ValueError):
     """A model or its weights cannot be loaded."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or on the host."""
+    # What the allocator of the host raises is a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )

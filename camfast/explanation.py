@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -12,23 +14,41 @@ class Explanation:
     """Heatmaps of a batch and what they were made from. All tensors are on the device of the input."""
 
     heatmaps: Tensor
-    """[N, H, W] float32 in [0, 1]: how much each pixel speaks for the target."""
+    """[N, H, W] or, for K targets, [N, K, H, W] float32 in [0, 1]: how much each pixel speaks for the target."""
     logits: Tensor
     """[N, classes]: the output of the model."""
     targets: Tensor | None
-    """[N] int64: the explained class of every sample; None where the targets were callables."""
+    """[N] or [N, K] int64: the explained classes of every sample; None where the targets were callables."""
     ranges: Tensor
-    """[N, 2] float32: minimum and maximum of every map before normalization; NaN where a map was not finite."""
+    """[N, 2] or [N, K, 2] float32: minimum and maximum of every map before normalization; NaN where not finite."""
 
     def __len__(self) -> int:
         return len(self.heatmaps)
 
+    def part(self, begin: int, end: int) -> Explanation:
+        """That of some of the samples; the memory is shared."""
+        targets = None if self.targets is None else self.targets[begin:end]
+        return Explanation(self.heatmaps[begin:end], self.logits[begin:end], targets, self.ranges[begin:end])
+
+    @staticmethod
+    def joined(parts: Sequence[Explanation]) -> Explanation:
+        """One explanation of the samples of several."""
+        targets = [part.targets for part in parts if part.targets is not None]
+        return Explanation(
+            torch.cat([part.heatmaps for part in parts]),
+            torch.cat([part.logits for part in parts]),
+            torch.cat(targets) if targets else None,
+            torch.cat([part.ranges for part in parts]),
+        )
+
     def __repr__(self) -> str:
-        samples, height, width = self.heatmaps.shape
+        samples, height, width = len(self.heatmaps), *self.heatmaps.shape[-2:]
         if self.targets is None:
             explained = "callables"
         else:
             shown = ", ".join(map(str, self.targets[:8].tolist()))
             explained = f"classes [{shown}{', …' if samples > 8 else ''}]"
         maps = "1 heatmap" if samples == 1 else f"{samples} heatmaps"
+        if self.heatmaps.dim() == 4:
+            maps = f"{samples} × {self.heatmaps.shape[1]} heatmaps"
         return f"Explanation({maps} of {height}×{width} on {self.heatmaps.device}, targets: {explained})"

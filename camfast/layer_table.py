@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from camfast.inputs import check_inputs
 from camfast.layers import LayerRun, find_target_layer, trace_layers
 from camfast.models import load_model
 from camfast.passes import prepared
@@ -21,8 +22,9 @@ def layer_table(name: str, everything: bool = False) -> str:
     """
     model = load_model(name, weights="random")
     side = model.preprocess.crop
-    with prepared(model.module, torch.zeros(1, 3, side, side)) as x:
-        runs = [run for run in trace_layers(model.module, x) if run.name]
+    batch = check_inputs(torch.zeros(1, 3, side, side))
+    with prepared(model.module):
+        runs = [run for run in trace_layers(model.module, batch) if run.name]
     try:
         default = find_target_layer(runs)
         note = f"> is the layer that is explained by default: {default}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camfast.inputs import Batch
 from camfast.suggest import did_you_mean
 
 # What follows the last feature map without making another one.
@@ -87,7 +88,7 @@ def _unknown_layer(name: str, known: Mapping[str, nn.Module]) -> str:
     return f"target layer {name!r} is not in the model; {did_you_mean(name, candidates)}"
 
 
-def trace_layers(model: nn.Module, x: Tensor) -> list[LayerRun]:
+def trace_layers(model: nn.Module, batch: Batch) -> list[LayerRun]:
     """Every module that puts out a tensor, in the order in which they finish, from one forward pass without grad."""
     from camfast.hooks import forward_hooks  # hooks names its layers with this file
 
@@ -103,7 +104,7 @@ def trace_layers(model: nn.Module, x: Tensor) -> list[LayerRun]:
         return hook
 
     with torch.no_grad(), forward_hooks(modules, make_hook):
-        model(x)
+        batch.call(model)
     return runs
 
 

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from camfast.hooks import forward_hooks, require_tensor
+from camfast.inputs import Batch, normal_tensors
 from camfast.wrappers import running_eagerly
+
+Select = Callable[[Any], Tensor]
+"""Takes the output tensor from whatever a model returns."""
 
 
 @dataclass(frozen=True)
@@ -27,38 +31,55 @@ class ForwardPass:
     activations: dict[str, Tensor]
     output: Tensor
 
+    def first(self, samples: int) -> ForwardPass:
+        """That of the first samples."""
+        if samples == len(self.output):
+            return self
+        return ForwardPass({name: t[:samples] for name, t in self.activations.items()}, self.output[:samples])
+
 
 @dataclass(frozen=True)
 class GradientPass:
-    """Activations and gradients by layer name; the output; what the score function returned beside the scores."""
+    """Activations by layer name, the gradients of the scores there, the output, and the targets."""
 
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    """By layer name; with a dimension K after the first where K classes are explained. Empty where ``mean`` is."""
+    mean: Tensor | None
+    """[N, C] or [N, K, C]: the gradient, where there is one layer and it is the same at all positions of it."""
     output: Tensor
     targets: Tensor | None
-    graph_before_layer: bool
-    """Whether the model had to build a graph before the layer, too."""
+
+    def first(self, samples: int) -> GradientPass:
+        """That of the first samples."""
+        if samples == len(self.output):
+            return self
+        return GradientPass(
+            {name: tensor[:samples] for name, tensor in self.activations.items()},
+            {name: tensor[:samples] for name, tensor in self.gradients.items()},
+            None if self.mean is None else self.mean[:samples],
+            self.output[:samples],
+            None if self.targets is None else self.targets[:samples],
+        )
 
 
-def forward(
-    model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, select: Callable[[Any], Tensor]
-) -> ForwardPass:
+def forward(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, select: Select) -> ForwardPass:
     """One forward pass without any graph."""
-    with prepared(model, x) as ready, torch.no_grad():
+    with prepared(model), torch.no_grad():
         seen = _Seen(layers, cut=False)
         with forward_hooks(layers.values(), seen.hook):
-            output = select(model(ready))
+            output = select(normal_tensors(batch).call(model))
         return ForwardPass(seen.all(), output)
 
 
 def forward_and_gradient(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    x: Tensor,
-    select: Callable[[Any], Tensor],
+    batch: Batch,
+    select: Select,
     score: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     graph_before_layer: bool = False,
-) -> GradientPass:
+) -> tuple[GradientPass, bool]:
     """One forward and one truncated backward pass.
 
     The gradient is that of the summed scores, so the samples of a batch must not influence each other (as in
@@ -66,35 +87,36 @@ def forward_and_gradient(
 
     A model may hold its layers inside its own no_grad block (a frozen backbone). Leaving that block brings back the
     grad mode from before it, which must then be on from the start: such a model runs a second time, with a graph
-    before the layer too. ``graph_before_layer`` of the result says so, and spares the first try when given again.
+    before the layer too. The second result says so, and spares the first try when given again.
 
     Args:
-        select: takes the output tensor from whatever the model returns.
-        score: maps the output to scores [N] and to the classes, if there are any.
+        score: maps the output to scores, [N] or [N, K], and to the classes, if there are any.
         graph_before_layer: let the model build a graph from its input on.
 
     Raises:
-        ValueError: a layer did not run, the score does not depend on it, or the model was made in inference mode.
+        ValueError: a layer did not run, the score does not depend on it, the model was made in inference mode, or it
+            holds the layer in a reentrant checkpoint.
     """
     _check_parameters(model)
-    with prepared(model, x) as ready:
-        version = ready._version
-        result = None
+    with prepared(model):
+        ready = normal_tensors(batch)
+        versions = [tensor._version for tensor in ready.tensors]
         if not graph_before_layer:
             result = _truncated(model, layers, ready, select, score, graph_before_layer=False)
-        if result is None:
-            if ready._version != version:
+            if result is not None:
+                return result, False
+            if [tensor._version for tensor in ready.tensors] != versions:
                 raise ValueError("the model changes its input in place and holds the target layer in a no_grad block")
-            result = _truncated(model, layers, ready, select, score, graph_before_layer=True)
+        result = _truncated(model, layers, ready, select, score, graph_before_layer=True)
     assert result is not None  # only a pass without a graph before the layer asks for another
-    return result
+    return result, True
 
 
 def _truncated(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    x: Tensor,
-    select: Callable[[Any], Tensor],
+    batch: Batch,
+    select: Select,
     score: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     graph_before_layer: bool,
 ) -> GradientPass | None:
@@ -102,30 +124,73 @@ def _truncated(
     with torch.set_grad_enabled(graph_before_layer):
         seen = _Seen(layers, cut=True)
         with forward_hooks(layers.values(), seen.hook):
-            output = select(model(x))
+            output = select(batch.call(model))
             switched_off = not torch.is_grad_enabled()
         activations = seen.all()
         if switched_off and not graph_before_layer:
             return None
         with torch.enable_grad():
             scores, targets = score(output)
-        inputs = list(activations.values())
-        ones = torch.ones_like(scores)
-        found: Sequence[Tensor | None] = [None] * len(inputs)
-        if scores.requires_grad:
-            found = torch.autograd.grad(scores, inputs, grad_outputs=ones, allow_unused=True)
+        found = gradients_of(scores, list(activations.values()))
+    gradients = by_name(activations, found)
+    detached = {name: activation.detach() for name, activation in activations.items()}
+    return GradientPass(detached, gradients, None, output.detach(), targets)
+
+
+def by_name(activations: Mapping[str, Tensor], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Gradients by layer name.
+
+    Raises:
+        ValueError: there is none for a layer.
+    """
     gradients = {}
     for name, gradient in zip(activations, found, strict=True):
         if gradient is None:
             raise ValueError(f"the score does not depend on layer {name!r}: no gradient flows back to it")
         gradients[name] = gradient
-    return GradientPass(
-        {name: activation.detach() for name, activation in activations.items()},
-        gradients,
-        output.detach(),
-        targets,
-        graph_before_layer,
-    )
+    return gradients
+
+
+def gradients_of(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradients of scores [N] with respect to each input, summed over the samples; of scores [N, K], with K as the
+    second dimension. None where the scores do not depend on an input.
+
+    Raises:
+        ValueError: a reentrant checkpoint is on the way.
+    """
+    if not scores.requires_grad:
+        return [None] * len(inputs)
+    ones = torch.ones_like(scores)
+    try:
+        if scores.dim() == 1:
+            return list(torch.autograd.grad(scores, inputs, ones, allow_unused=True))
+        if scores.shape[1] == 1:
+            found: Sequence[Tensor | None] = torch.autograd.grad(scores, inputs, ones, allow_unused=True)
+            return [None if gradient is None else gradient[:, None] for gradient in found]
+        found = _batched_gradients(scores, inputs)
+        return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]
+    except RuntimeError as error:
+        if "Checkpointing is not compatible with .grad()" in str(error):
+            raise ValueError(
+                "the target layer lies inside a reentrant checkpoint, which gives no gradients there; build the model "
+                "with torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            ) from error
+        raise
+
+
+def _batched_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Of scores [N, K], with K first: in one backward pass, or in K where an operation cannot be batched."""
+    each = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)[:, None].expand(-1, *scores.shape)
+    try:
+        return torch.autograd.grad(scores, inputs, each, allow_unused=True, is_grads_batched=True, retain_graph=True)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        rows = [torch.autograd.grad(scores, inputs, one, allow_unused=True, retain_graph=True) for one in each]
+        return [
+            None if any(gradient is None for gradient in column) else torch.stack(column)
+            for column in zip(*rows, strict=True)
+        ]
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -178,10 +243,10 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def prepared(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    """Evaluation mode, no inference mode, no compiled code for a block; gives an input that autograd may meet."""
+def prepared(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no inference mode, and no compiled code for a block."""
     with torch.inference_mode(False), _evaluating(model), running_eagerly(model):
-        yield x.clone() if x.is_inference() else x
+        yield
 
 
 _lock = threading.Lock()

@@ -1,29 +1,61 @@
-"""What is explained: a class of every sample, or any scalar that the user computes from a sample's output."""
+"""What is explained: classes of every sample, or any scalar that the user computes from a sample's output."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+
+@dataclass(frozen=True)
+class TopK:
+    """The ``k`` classes with the highest logits of every sample, the highest first.
+
+    >>> camfast.GradCAM(model)(x, camfast.TopK(5)).shape  # doctest: +SKIP
+    torch.Size([8, 5, 224, 224])
+
+    Raises:
+        ValueError: ``k`` is not a whole number of at least 1.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"k={self.k!r} of TopK; expected a whole number of at least 1")
+
+
 Target: TypeAlias = (
-    "int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None"
+    "int | Sequence[int] | Sequence[Sequence[int]] | Tensor | TopK | Callable[[Tensor], Tensor] | "
+    "Sequence[Callable[[Tensor], Tensor]] | None"
 )
 
-_EXPECTED = "expected None, a class, a sequence of N classes, a LongTensor [N], or callables"
+_EXPECTED = (
+    "expected None, a class, a sequence of N classes (or of N lists of K), a LongTensor [N] or [N, K], TopK, "
+    "or callables"
+)
 
 
 class Classes:
-    """One class a sample; None stands for the predicted class."""
+    """One class a sample, or K: given, or chosen by the output."""
 
-    def __init__(self, indices: Tensor | None) -> None:
+    def __init__(self, indices: Tensor | None, top: int | None = None) -> None:
         self.indices = indices
+        """[N] or [N, K]; None for the classes with the highest logits."""
+        self.top = top
+        """How many of the highest; None for the predicted class alone."""
+
+    @property
+    def several(self) -> bool:
+        """Whether every sample has K classes, be it one."""
+        return self.top is not None or (self.indices is not None and self.indices.dim() == 2)
 
     def resolve(self, output: Tensor) -> Tensor:
-        """The class of every sample, [N] int64 on the device of the output."""
+        """The classes of every sample, [N] or [N, K], int64 on the device of the output."""
         if output.dim() != 2:
             raise ValueError(
                 f"the model's output has shape {list(output.shape)}; expected [N, classes]. Give targets as callables "
@@ -33,10 +65,14 @@ class Classes:
         if self.indices is None:
             if classes == 0:
                 raise ValueError("the model's output has no classes")
-            return output.argmax(dim=1)
+            if self.top is None:
+                return output.argmax(dim=1)
+            if self.top > classes:
+                raise ValueError(f"targets is TopK({self.top}), but the model has {classes} classes")
+            return output.topk(self.top, dim=1).indices
         # Looking at classes that live on a CUDA device waits for it; a list or an int does not.
-        if len(self.indices) and not (int(self.indices.min()) >= 0 and int(self.indices.max()) < classes):
-            wrong = next(int(i) for i in self.indices if not 0 <= int(i) < classes)
+        if self.indices.numel() and not (int(self.indices.min()) >= 0 and int(self.indices.max()) < classes):
+            wrong = next(int(i) for i in self.indices.flatten() if not 0 <= int(i) < classes)
             raise ValueError(
                 f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes"
             )
@@ -44,9 +80,20 @@ class Classes:
         return self.indices.to(output.device, non_blocking=True, copy=True)
 
     def score(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the classes, [N], and the classes."""
+        """The logits of the classes, and the classes; both [N] or [N, K]."""
         indices = self.resolve(output)
-        return output.gather(1, indices[:, None])[:, 0], indices
+        return output.gather(1, indices.reshape(len(indices), -1)).reshape(indices.shape), indices
+
+    def part(self, begin: int, end: int) -> Classes:
+        """Those of some of the samples."""
+        return self if self.indices is None else Classes(self.indices[begin:end])
+
+    def padded(self, samples: int) -> Classes:
+        """Those of a batch whose last sample is repeated until there are so many."""
+        if self.indices is None or len(self.indices) == samples:
+            return self
+        last = self.indices[-1:].expand(samples - len(self.indices), *self.indices.shape[1:])
+        return Classes(torch.cat([self.indices, last]))
 
 
 class Scores:
@@ -62,6 +109,14 @@ class Scores:
                 f"the model's output has shape {list(output.shape)}; expected {len(self.functions)} samples along dim 0"
             )
         return torch.stack([self._scalar(i, f, output[i]) for i, f in enumerate(self.functions)]), None
+
+    def part(self, begin: int, end: int) -> Scores:
+        """Those of some of the samples."""
+        return Scores(self.functions[begin:end])
+
+    def padded(self, samples: int) -> Scores:
+        """Those of a batch whose last sample is repeated until there are so many."""
+        return Scores([*self.functions, *[self.functions[-1]] * (samples - len(self.functions))])
 
     @staticmethod
     def _scalar(index: int, function: Callable[[Tensor], Tensor], sample: Tensor) -> Tensor:
@@ -82,19 +137,29 @@ def check_targets(targets: Any, samples: int) -> Classes | Scores:
     """
     if targets is None:
         return Classes(None)
+    if isinstance(targets, TopK):
+        return Classes(None, targets.k)
     if callable(targets) and not isinstance(targets, Tensor):
         return Scores([targets] * samples)
     if isinstance(targets, Tensor):
         return Classes(_check_tensor(targets, samples))
-    if not isinstance(targets, (str, bytes)) and hasattr(targets, "__len__") and hasattr(targets, "__iter__"):
+    if _is_sequence(targets):
         given = list(targets)
         _check_length(len(given), samples)
         if given and all(map(callable, given)):
             return Scores(given)
         if any(map(callable, given)):
             raise ValueError("targets mixes callables and classes; give the one or the other for every sample")
+        if any(map(_is_sequence, given)):
+            return Classes(_check_lists(given))
         return Classes(torch.tensor([_class_index(f"targets[{i}]", t) for i, t in enumerate(given)], dtype=torch.int64))
     return Classes(torch.full((samples,), _class_index("targets", targets)))
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, (str, bytes)) or (isinstance(value, Tensor) and value.dim() == 0):
+        return False
+    return hasattr(value, "__len__") and hasattr(value, "__iter__")
 
 
 def _check_length(given: int, samples: int) -> None:
@@ -102,13 +167,31 @@ def _check_length(given: int, samples: int) -> None:
         raise ValueError(f"targets has {given} entries for a batch of {samples}; expected one per sample")
 
 
+def _check_lists(given: list[Any]) -> Tensor:
+    """[N, K], of N sequences of K classes."""
+    for i, classes in enumerate(given):
+        if not _is_sequence(classes):
+            raise ValueError(
+                f"targets[{i}]={classes!r} is one class where others are lists; give lists for all samples"
+            )
+        if len(classes) != len(given[0]):
+            raise ValueError(
+                f"targets[{i}] has {len(classes)} classes and targets[0] has {len(given[0])}; expected as many for "
+                "every sample"
+            )
+    if len(given[0]) == 0:
+        raise ValueError("targets[0] has no classes; expected at least 1 for every sample")
+    rows = [[_class_index(f"targets[{i}][{k}]", c) for k, c in enumerate(row)] for i, row in enumerate(given)]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
 def _check_tensor(targets: Tensor, samples: int) -> Tensor:
     if targets.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"targets has dtype {targets.dtype}; expected whole numbers, as in a LongTensor [N]")
     if targets.dim() == 0:
         return targets.to(torch.int64).expand(samples)
-    if targets.dim() != 1:
-        raise ValueError(f"targets has shape {list(targets.shape)}; expected [N] = [{samples}]")
+    if targets.dim() > 2 or (targets.dim() == 2 and targets.shape[1] == 0):
+        raise ValueError(f"targets has shape {list(targets.shape)}; expected [N] = [{samples}], or [N, K]")
     _check_length(len(targets), samples)
     return targets.to(torch.int64)
 

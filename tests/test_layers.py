@@ -7,12 +7,13 @@ from nets import CifarNet, PooledNet
 from torch import nn
 
 import camfast
+from camfast.inputs import check_inputs
 from camfast.layers import find_target_layer, resolve_layers, trace_layers
 
 
 def found_in(model, x):
     with torch.no_grad():
-        return find_target_layer(trace_layers(model.eval(), x))
+        return find_target_layer(trace_layers(model.eval(), check_inputs(x)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from camfast import ops
 from camfast.engine import Engine
 from camfast.explanation import Explanation
-from camfast.hooks import forward_hooks
-from camfast.passes import forward
+from camfast.inputs import Batch
+from camfast.runners import Runner
 from camfast.targets import Classes, Scores
 
 
@@ -36,27 +35,27 @@ class CAM(Engine):
         if self._layers is not None and len(self._layers) > 1:
             raise ValueError(f"CAM explains one target layer, {len(self._layers)} were given; use GradCAM for several")
 
-    def _explain(
-        self, layers: Mapping[str, nn.Module], x: Tensor, targets: Classes | Scores, size: tuple[int, int]
-    ) -> Explanation:
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
         if isinstance(targets, Scores):
             raise ValueError("targets are callables, for which CAM has no weights; give classes, or use GradCAM")
-        (name,) = layers
-        linears = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
-        ran: list[nn.Linear] = []
-        with forward_hooks(linears, lambda index: lambda *_: ran.append(linears[index])):
-            result = forward(self.model, layers, x, self._select)
-        activations = self._feature_maps(name, result.activations[name])
-        if not ran or not _is_pooled_linear(activations, ran[-1], result.output):
+        result = runner.forward(batch)
+        ((name, layer_output),) = result.activations.items()
+        activations = self._feature_maps(name, layer_output)
+        head = self._head(activations, result.output)
+        if head is None:
             raise ValueError(
                 f"{type(self.model).__name__} is not global average pooling and one linear layer after {name!r}, "
                 "as CAM needs it; use GradCAM, or another target layer"
             )
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             indices = targets.resolve(result.output)
-            weights = ran[-1].weight.index_select(0, indices)
-            heatmaps, ranges = ops.cam(activations, weights=weights, size=size, relu=False)
+            heatmaps, ranges = ops.cam(activations, weights=head.weight.detach()[indices], size=size, relu=False)
         return Explanation(heatmaps.float(), result.output, indices, ranges.float())
+
+    def _head(self, activations: Tensor, output: Tensor) -> nn.Linear | None:
+        """The linear layer that makes the output of the pooled activations; None where there is none."""
+        linears = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        return next((linear for linear in reversed(linears) if _is_pooled_linear(activations, linear, output)), None)
 
 
 def _is_pooled_linear(activations: Tensor, head: nn.Linear, output: Tensor) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-
-from torch import Tensor, nn
 
 from camfast import ops
 from camfast.engine import Engine, combine
 from camfast.explanation import Explanation
-from camfast.passes import forward_and_gradient
+from camfast.inputs import Batch
+from camfast.runners import Runner
 from camfast.targets import Classes, Scores
 
 
@@ -37,28 +35,31 @@ class GradCAM(Engine):
             already (the tokens of a transformer, say).
         output: which part of the model's output has the logits, where that is not a tensor: a key, an index, or a
             callable.
+        optimize: ``"none"``: the model itself runs. ``"inference"``: a copy of it, with BatchNorm folded into
+            convolutions, channels-last, and on the CPU with packed weights. ``"compile"``: a copy, by
+            ``torch.compile``, which takes up to minutes for every new shape of input. The copy is made in the first
+            call, from the model's graph, checked against the model, and made again when the model's weights change;
+            hooks on the model do not see it. What cannot be done is left out, and ``cam.plan`` says why.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for a copy in that precision; None for the model's own.
+            Heatmaps are float32, and logits have the model's precision, always.
 
     Raises:
         TypeError: ``model`` is not a module, or is a ScriptModule.
-        ValueError: a layer is not in the model; the message has the closest names.
+        ValueError: a layer is not in the model (the message has the closest names); an unknown ``optimize`` or
+            ``precision``.
     """
 
     rule = "gradcam"
-    _graph_before_layer = False  # until a call finds that the model needs it
 
-    def _explain(
-        self, layers: Mapping[str, nn.Module], x: Tensor, targets: Classes | Scores, size: tuple[int, int]
-    ) -> Explanation:
-        result = forward_and_gradient(self.model, layers, x, self._select, targets.score, self._graph_before_layer)
-        self._graph_before_layer = result.graph_before_layer
-        maps = [
-            functools.partial(
-                ops.cam,
-                self._feature_maps(name, result.activations[name]),
-                self._feature_maps(name, result.gradients[name]),
-                rule=self.rule,
-            )
-            for name in layers
-        ]
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+        result = runner.gradient(batch, targets)
+        maps = []
+        for name, activations in result.activations.items():
+            feature_maps = self._feature_maps(name, activations)
+            if result.mean is not None:  # which is the weight of a channel
+                maps.append(functools.partial(ops.cam, feature_maps, weights=result.mean))
+            else:
+                gradients = self._gradient_maps(name, result.gradients[name], activations)
+                maps.append(functools.partial(ops.cam, feature_maps, gradients, rule=self.rule))
         heatmaps, ranges = combine(maps, size)
         return Explanation(heatmaps.float(), result.output, result.targets, ranges.float())

@@ -1,0 +1,208 @@
+"""Convolutions of the CPU by oneDNN: weights packed once, and what follows done while the result is in cache.
+
+    conv → activation                    one operation
+    conv → sum with another map → ReLU   one operation, in the memory of the other map where nothing needs that any more
+
+PyTorch's own compiler emits the same operations; here they run without it, and so without its minute of waiting.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from camfast.trace import called_module
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has convolutions of a type on this processor, and PyTorch the operations."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype == torch.float32
+
+
+def pack_convolutions(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
+    """Replaces convolutions, and what can be fused to them, by packed ones; how many. Weights are packed for the
+    shapes that they meet with ``inputs``, and serve others too."""
+    shapes = _Shapes(part)
+    with torch.no_grad():
+        shapes.run(*inputs)
+    order = {node: index for index, node in enumerate(part.graph.nodes)}
+    packed: dict[fx.Node, Packed] = {}
+    for node in list(part.graph.nodes):
+        convolution = called_module(part, node)
+        if not is_packable(convolution) or len(node.args) != 1 or node.kwargs:
+            continue
+        chain, activation, other = _what_follows(part, node, shapes.of)
+        last = chain[-1]
+        name = f"packed_{len(packed)}"
+        in_place = other is not None and _is_free_after(other, chain, packed, part, order)
+        input_shape = shapes.of[node.args[0]]
+        assert input_shape is not None  # of a convolution's input
+        module = Packed(convolution, input_shape, activation, in_place)
+        part.add_submodule(name, module)
+        with part.graph.inserting_before(last):
+            fused = part.graph.call_module(name, (node.args[0], *(() if other is None else (other,))))
+        order[fused], shapes.of[fused] = order[last], shapes.of[last]
+        last.replace_all_uses_with(fused)
+        packed[fused] = module
+        for done in reversed(chain):
+            part.graph.erase_node(done)
+    part.delete_all_unused_submodules()
+    part.recompile()
+    return len(packed)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """As oneDNN calls it."""
+
+    name: str = "none"
+    scalars: tuple[float, ...] = ()
+    algorithm: str | None = None
+
+
+class Packed(nn.Module):
+    """A convolution with packed weights, the sum with another map, and an activation."""
+
+    def __init__(self, convolution: nn.Conv2d, input_shape: torch.Size, activation: Activation, in_place: bool) -> None:
+        super().__init__()
+        self.geometry = (
+            list(convolution.padding),
+            list(convolution.stride),
+            list(convolution.dilation),
+            convolution.groups,
+        )
+        # Opaque to PyTorch: neither a parameter nor a buffer, so that nothing casts or moves it.
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            convolution.weight.detach().to_mkldnn(), *self.geometry, list(input_shape)
+        )
+        self.bias = None if convolution.bias is None else convolution.bias.detach()
+        self.bytes = convolution.weight.nbytes
+        self.activation = activation
+        self.in_place = in_place
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        activation = self.activation
+        result: Tensor
+        if other is None:
+            result = torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *self.geometry, activation.name, activation.scalars, activation.algorithm
+            )
+            return result
+        relu = None if activation.name == "none" else activation.name
+        if self.in_place:
+            result = torch.ops.mkldnn._convolution_pointwise_.binary(
+                other, x, self.weight, self.bias, *self.geometry, "add", 1.0, relu, [], None
+            )
+            return result
+        result = torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self.weight, self.bias, *self.geometry, "add", 1.0, relu, [], None
+        )
+        return result
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph, and keeps the shape of everything."""
+
+    def __init__(self, part: fx.GraphModule) -> None:
+        super().__init__(part)
+        self.of: dict[Any, torch.Size | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.of[n] = result.shape if isinstance(result, Tensor) else None
+        return result
+
+
+def is_packable(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(module) is nn.Conv2d
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and available(module.weight.dtype)
+    )
+
+
+def _what_follows(
+    part: fx.GraphModule, node: fx.Node, shapes: dict[Any, torch.Size | None]
+) -> tuple[list[fx.Node], Activation, fx.Node | None]:
+    """A convolution with what can be fused to it, the activation at the end, and the map that is added before that."""
+    alone: tuple[list[fx.Node], Activation, None] = [node], Activation(), None
+    if len(node.users) != 1:
+        return alone
+    (user,) = node.users
+    activation = _activation(user, called_module(part, user))
+    if activation is not None:
+        return [node, user], activation, None
+    if user.op != "call_function" or user.target not in (operator.add, operator.iadd, torch.add) or user.kwargs:
+        return alone
+    others = [source for source in user.args if source is not node]
+    if len(others) != 1 or not isinstance(others[0], fx.Node) or shapes[others[0]] != shapes[node]:
+        return alone
+    if len(user.users) == 1:
+        (next_user,) = user.users
+        if _activation(next_user, called_module(part, next_user)) == Activation("relu"):
+            return [node, user, next_user], Activation("relu"), others[0]
+    return [node, user], Activation(), others[0]
+
+
+def _is_free_after(
+    other: fx.Node, chain: list[fx.Node], packed: dict[fx.Node, Packed], part: fx.GraphModule, order: dict[fx.Node, int]
+) -> bool:
+    """Whether a chain may write the memory of a map that it reads: that is new memory, and nobody needs it later."""
+    if other not in packed and type(called_module(part, other)) is not nn.MaxPool2d:
+        return False
+    return all(
+        user in chain
+        or (order[user] < order[chain[-1]] and (user in packed or type(called_module(part, user)) is nn.Conv2d))
+        for user in other.users
+    )
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Hardswish: "hardswish",
+    nn.SiLU: "swish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.hardswish: "hardswish",
+    F.silu: "swish",
+    F.hardsigmoid: "hardsigmoid",
+    torch.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+}
+_METHODS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
+
+
+def _activation(node: fx.Node, module: nn.Module | None) -> Activation | None:
+    if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
+        return Activation("hardtanh", (float(module.min_val), float(module.max_val)))
+    if type(module) is nn.LeakyReLU:
+        return Activation("leaky_relu", (float(module.negative_slope),))
+    if type(module) is nn.GELU:
+        return Activation("gelu", (), module.approximate)
+    name = None
+    if module is not None:
+        name = _MODULES.get(type(module))
+    elif node.op == "call_function":
+        if node.target is F.relu6:
+            return Activation("hardtanh", (0.0, 6.0))
+        name = _FUNCTIONS.get(node.target)
+    elif node.op == "call_method":
+        name = _METHODS.get(str(node.target))
+    return None if name is None else Activation(name)

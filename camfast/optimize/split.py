@@ -1,0 +1,93 @@
+"""A traced model in two parts: up to the target layer, which needs no gradient, and from there to the output."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from camfast.trace import Trace, drop_unused
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Two graphs, each with modules of its own.
+
+    ``before`` takes the tensors of a batch and gives what the first layers put out, and then whatever else the second
+    part needs. ``after`` takes that and gives the output, and then what later layers put out. It has no in-place
+    operation on what a target layer put out.
+    """
+
+    before: fx.GraphModule
+    first: list[str]
+    """The target layers at the end of the first part."""
+    after: fx.GraphModule | None
+    later: list[str]
+    """The target layers inside the second part."""
+
+
+def split(trace: Trace, whole: bool, share: bool) -> Parts:
+    """The two parts; only the first where ``whole`` is False.
+
+    The first one has weights of its own; the second one too, unless it is to ``share`` the memory of the model's. No
+    parameter asks for a gradient.
+
+    Raises:
+        Exception: whatever copying the model's modules raises.
+    """
+    begin, dependent = _after_layers(trace)
+    first = [name for name, node in trace.layers.items() if node in begin]
+    later = [name for name, node in trace.layers.items() if node in dependent]
+    leading = [node for node in trace.graph.nodes if node not in dependent and node.op != "output"]
+    carried = [
+        node
+        for node in leading
+        if node not in begin and node.op != "get_attr" and any(user in dependent for user in node.users)
+    ]
+    inputs = [node for node in leading if node.op == "placeholder"]
+    results = [*begin, *carried] if whole else begin
+    # A copy, as what is done to it must not reach the model.
+    before = copy.deepcopy(_part(trace, inputs, leading, results, kept=[])).requires_grad_(False)
+    if not whole:
+        return Parts(before, first, None, [])
+    trailing = [node for node in trace.graph.nodes if node in dependent or node.op == "get_attr"]
+    results = [trace.output, *(trace.layers[name] for name in later)]
+    after = _part(trace, [*begin, *carried], trailing, results, kept=list(trace.layers.values()))
+    # What a copy finds here it does not copy.
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in after.buffers()} if share else {}
+    if share:
+        shared |= {id(parameter): nn.Parameter(parameter.detach(), False) for parameter in after.parameters()}
+    return Parts(before, first, copy.deepcopy(after, shared).requires_grad_(False), later)
+
+
+def _after_layers(trace: Trace) -> tuple[list[fx.Node], set[fx.Node]]:
+    """The target layers that depend on no other, and all that depends on them."""
+    begin: list[fx.Node] = []
+    dependent: set[fx.Node] = set()
+    for node in trace.graph.nodes:
+        if node.op != "output" and any(source in begin or source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+        elif node in trace.layers.values():
+            begin.append(node)
+    return begin, dependent
+
+
+def _part(
+    trace: Trace, inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node], kept: list[fx.Node]
+) -> fx.GraphModule:
+    """Some nodes of the graph. What is ``kept`` goes on as a clone, out of reach of in-place operations."""
+    graph = fx.Graph()
+    original: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
+    onward: dict[fx.Node, fx.Node] = {}  # what goes on of a value
+    for node in [*inputs, *(node for node in nodes if node not in inputs)]:
+        if node not in original:
+            original[node] = graph.node_copy(node, lambda old: onward[old])
+        onward[node] = graph.call_function(torch.clone, (original[node],)) if node in kept else original[node]
+    graph.output(tuple(original[node] for node in outputs))
+    part = fx.GraphModule(trace.root, graph, "Part")
+    drop_unused(part.graph, part)
+    part.recompile()
+    return part

@@ -1,0 +1,316 @@
+"""Decides how a model is explained: what can be proved or copied is used, and what cannot is left, with a reason."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camfast import passes
+from camfast.inputs import Batch
+from camfast.optimize import onednn
+from camfast.optimize.compiled import Compiled
+from camfast.optimize.simplify import drop_identities, fold_batch_norm
+from camfast.optimize.split import Parts, split
+from camfast.passes import ForwardPass, Select
+from camfast.plan import Plan
+from camfast.runners import Converting, Hooked, Runner, Split
+from camfast.tail import NoTail, Tail, find_tail
+from camfast.trace import NotTraceable, Trace, trace
+
+OPTIMIZE = ("none", "inference", "compile")
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_AS_IT_IS = "the model itself, without a graph"
+# Samples on which a closed form is proved.
+PROVED_SAMPLES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    optimize: str = "none"
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimize not in OPTIMIZE:
+            raise ValueError(f"optimize={self.optimize!r}; expected one of {', '.join(map(repr, OPTIMIZE))}")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={self.precision!r}; expected one of {', '.join(map(repr, PRECISIONS))}, or None for the "
+                "model's own"
+            )
+
+    @property
+    def copies(self) -> bool:
+        """Whether the engine runs something other than the model itself."""
+        return self.optimize != "none" or self.precision is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is to be explained."""
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    select: Select
+    """Takes the output tensor from what the model returns."""
+    pick: Callable[[Any], Any]
+    """The same without a check, for a graph of the model."""
+    reshaped: bool
+    """Whether a reshape_transform stands between the layers and their maps."""
+
+
+def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[Runner, Plan]:
+    """A runner for a model, checked on a batch, and what was decided.
+
+    Raises:
+        Exception: whatever the model raises, and what :func:`camfast.passes.forward_and_gradient` does.
+    """
+    traced: Trace | None = None
+    try:
+        traced = trace(subject.model, subject.layers, batch, subject.pick)
+        tail, proof = _proved_tail(subject, traced, batch)
+        gradient = f"closed form at {next(iter(subject.layers))}: {tail.steps}; {proof}"
+    except (NotTraceable, NoTail) as reason:
+        tail = None
+        kind = "not traceable: " if isinstance(reason, NotTraceable) else ""
+        gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})"
+    watched = () if traced is None or tail is None else _watched(subject, traced)
+
+    as_it_is = Hooked(subject.model, subject.layers, subject.select, tail, watched)
+    if not options.copies:
+        return as_it_is, Plan(_AS_IT_IS, gradient)
+    return _Copying(subject, batch, options, traced, tail, gradient).result(as_it_is)
+
+
+class _Copying:
+    """Tries what was asked for, then less of it, until something gives what the model gives."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        batch: Batch,
+        options: Options,
+        traced: Trace | None,
+        tail: Tail | None,
+        gradient: str,
+    ) -> None:
+        self._subject = subject
+        self._batch = batch
+        self._options = options
+        self._traced = traced
+        self._tail = tail
+        self._gradient = gradient
+        self._own = next((p.dtype for p in subject.model.parameters() if p.is_floating_point()), batch.images.dtype)
+        self._dtype = self._own if options.precision is None else PRECISIONS[options.precision]
+        self._notes: list[str] = []
+
+    def result(self, otherwise: Runner) -> tuple[Runner, Plan]:
+        wanted = passes.forward(
+            self._subject.model, self._subject.layers, self._batch.map(torch.clone), self._subject.select
+        )
+        levels = {"none": [], "inference": ["inference"], "compile": ["compile", "inference"]}[self._options.optimize]
+        for level in levels:
+            try:
+                runner, forward, memory = self._split(level)
+                difference = self._checked(runner, wanted)
+                if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
+                    raise _Unusable(runner.before.trouble)
+            except _Unusable as reason:
+                self._notes.append(f'optimize="{level}": {reason}')
+                continue
+            return runner, self._plan(runner, f"{forward}; {difference}", memory)
+        if self._dtype != self._own:
+            try:
+                return self._copied(wanted)
+            except _Unusable as reason:
+                self._notes.append(f'precision="{self._options.precision}": {reason}')
+        return otherwise, Plan(_AS_IT_IS, self._gradient, 0, tuple(self._notes))
+
+    def _plan(self, runner: Runner, forward: str, memory: int) -> Plan:
+        notes = list(self._notes)
+        if isinstance(runner, Split):
+            for name, part in (("up to", runner.before), ("after", runner.after)):
+                if isinstance(part, Compiled) and part.trouble is not None:
+                    notes.append(f"{name} the layer: {part.trouble}")
+        return Plan(forward, self._gradient, memory, tuple(notes))
+
+    def _split(self, level: str) -> tuple[Split, str, int]:
+        """The model's graph in parts, the first of them simplified, and packed or compiled."""
+        if self._traced is None:
+            raise _Unusable("the model is not traceable")
+        same_type = self._dtype == self._own
+        try:
+            parts = split(self._traced, whole=self._tail is None, share=same_type)
+        except Exception as error:
+            raise _Unusable(f"its modules cannot be copied ({_first_line(error)})") from error
+        drop_identities(parts.before)
+        folded = fold_batch_norm(parts.before)
+        for part in (parts.before, parts.after):
+            if part is not None and not (part is parts.after and same_type):
+                part.to(self._dtype)
+        parts.before.to(memory_format=torch.channels_last)
+        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(self._dtype)]
+        memory = _bytes(parts, self._subject.model)
+        if level == "inference" and self._batch.images.device.type == "cpu" and onednn.available(self._dtype):
+            tensors = tuple(self._convert(tensor) for tensor in self._batch.tensors)
+            try:
+                packed = onednn.pack_convolutions(parts.before, (tensors,))
+            except Exception as error:
+                raise _Unusable(_first_line(error)) from error
+            steps.append(f"{packed} convolutions packed by oneDNN" if packed else "")
+        elif level == "compile":
+            steps.append("torch.compile")
+        runner = Split(
+            parts, list(self._subject.layers), self._tail, self._convert, self._own, compiled=level == "compile"
+        )
+        return runner, f"a copy of the graph: {', '.join(filter(None, steps))}", memory
+
+    def _copied(self, wanted: ForwardPass) -> tuple[Runner, Plan]:
+        """The whole model again, in another precision."""
+        subject = self._subject
+        try:
+            model = copy.deepcopy(subject.model).to(self._dtype)
+        except Exception as error:
+            raise _Unusable(f"it cannot be copied ({_first_line(error)})") from error
+        layers = {name: model.get_submodule(name) for name in subject.layers}
+        copied = dataclasses.replace(subject, model=model, layers=layers)
+        try:
+            runner, plan = make_plan(copied, self._batch.map(self._cast), Options())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise _Unusable(_first_line(error)) from error
+        runner = Converting(runner, self._cast, self._own)
+        difference = self._checked(runner, wanted)
+        memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        forward = f"a copy of the model in {_short(self._dtype)}; {difference}"
+        return runner, Plan(forward, plan.gradient, memory, tuple(self._notes))
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        tensor = self._cast(tensor)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
+        """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
+        try:
+            got = runner.forward(self._batch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise _Unusable(_first_line(error)) from error
+        pairs = [(wanted.output, got.output)]
+        pairs += [(wanted.activations[name], got.activations[name]) for name in wanted.activations]
+        worst = 0.0
+        for expected, found in pairs:
+            if found.shape != expected.shape:
+                raise _Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
+            worst = max(worst, _distance(expected, found))
+        allowed = {torch.float64: 1e-6, torch.float32: 1e-3}.get(self._dtype, 0.2)
+        if not worst <= allowed:
+            raise _Unusable(f"its activations are {worst:.1e} away from the model's")
+        return f"{worst:.1e} away from the model's activations"
+
+
+class _Unusable(Exception):
+    """Why something that was asked for is not done: one line."""
+
+
+def _proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, str]:
+    """The tail, if what it gives is what autograd gives on this model, for random weights of the outputs."""
+    if len(subject.layers) > 1:
+        raise NoTail("several layers")
+    if subject.reshaped:
+        raise NoTail("a reshape_transform is given")
+    ((name, layer),) = subject.layers.items()
+    tail = find_tail(traced, name)
+    generator = torch.Generator().manual_seed(0)  # not the user's, whose next numbers must stay what they were
+    sample = batch.part(0, PROVED_SAMPLES).map(torch.clone)
+
+    def score(output: Tensor) -> tuple[Tensor, None]:
+        chosen = torch.randn(output.shape, generator=generator.manual_seed(0)).to(output)
+        return (output * chosen).sum()[None], None
+
+    seen, _ = passes.forward_and_gradient(subject.model, {name: layer}, sample, subject.select, score)
+    activations = seen.activations[name]
+    if activations.dim() != 4:
+        raise NoTail(f"{name!r} puts out {list(activations.shape)}")
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            output = tail.output(activations)
+            gradient = tail.backward(tail.pooled(activations), score)
+        except Exception as error:
+            raise NoTail(f"what follows {name!r} cannot be run by itself ({_first_line(error)})") from error
+        if output.shape != seen.output.shape:
+            raise NoTail(f"its form gives {list(output.shape)} where the model gives {list(seen.output.shape)}")
+        distances = [
+            _distance(seen.output, output),
+            _distance(seen.gradients[name], tail.spread(gradient, activations)),
+        ]
+        if tail.linear is not None:
+            chosen = torch.randn(output.shape, generator=generator.manual_seed(0)).to(output)
+            distances.append(_distance(gradient, chosen @ tail.linear.weight))
+    allowed = {torch.float64: 1e-8, torch.float32: 1e-4}.get(activations.dtype, 5e-2)
+    if not max(distances) <= allowed:
+        raise NoTail(f"its closed form is {max(distances):.1e} away from autograd")
+    return tail, f"{max(distances):.1e} away from autograd"
+
+
+def _watched(subject: Subject, traced: Trace) -> tuple[nn.Module, ...]:
+    """The model's modules after the layer, and all that contain them or the layer: hooks there change the gradient."""
+    (layer,) = traced.layers.values()
+    after = {layer}
+    names = set()
+    for node in traced.graph.nodes:
+        if node.op != "output" and any(source in after for source in node.all_input_nodes):
+            after.add(node)
+            if node.op == "call_module":
+                names.add(str(node.target).partition(".")[2])  # without the name of the call around the model
+    (own,) = subject.layers
+    for name in [*names, own]:
+        while name:
+            name = name.rpartition(".")[0]
+            names.add(name)
+    return tuple(subject.model.get_submodule(name) for name in sorted(names - {own}))
+
+
+def _distance(expected: Tensor, found: Tensor) -> float:
+    """The largest difference, over the largest finite value; where the expected is not finite nothing is compared."""
+    expected, found = expected.double(), found.double()
+    finite = expected.isfinite()
+    if not bool(finite.any()):
+        return 0.0
+    scale = float(expected[finite].abs().max())
+    difference = float((expected - found)[finite].abs().max())
+    return difference / scale if scale > 0 else difference
+
+
+def _bytes(parts: Parts, model: nn.Module) -> int:
+    """The memory of the parts that is not that of the model's own parameters and buffers."""
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    total = 0
+    for part in (parts.before, parts.after):
+        for tensor in () if part is None else (*part.parameters(), *part.buffers()):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+    return total
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

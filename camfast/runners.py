@@ -1,0 +1,197 @@
+"""Two ways to get what an explanation is made of: the model as it is, with hooks; and parts of its graph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from camfast import passes
+from camfast.inputs import Batch, normal_tensors
+from camfast.optimize.compiled import Compiled
+from camfast.optimize.split import Parts
+from camfast.passes import ForwardPass, GradientPass, Select
+from camfast.structure import is_hooked
+from camfast.tail import Tail
+from camfast.targets import Classes, Scores
+
+
+class Runner(Protocol):
+    """Runs a model forward, and back to the target layers."""
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        """Activations and output."""
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        """Activations, output, and the gradients of the scores of the targets."""
+
+
+class Hooked:
+    """The model as it is, with hooks for the length of a call.
+
+    With a tail, whose form was proved, one forward pass without a graph is all; but for calls during which somebody's
+    hooks are on the modules that are watched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        select: Select,
+        tail: Tail | None,
+        watched: tuple[nn.Module, ...],
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._select = select
+        self._tail = tail
+        self._watched = watched
+        self._graph_before_layer = False  # until a call finds that the model needs it
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        return passes.forward(self._model, self._layers, batch, self._select)
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        if self._tail is not None and not is_hooked(self._watched):
+            return _closed_form(self._tail, self.forward(batch), targets)
+        result, self._graph_before_layer = passes.forward_and_gradient(
+            self._model, self._layers, batch, self._select, targets.score, self._graph_before_layer
+        )
+        return result
+
+
+class Converting:
+    """Another runner, on inputs that are converted before; outputs come in the precision that the model has."""
+
+    def __init__(self, inner: Runner, convert: Callable[[Tensor], Tensor], output_type: torch.dtype) -> None:
+        self._inner = inner
+        self._convert = convert
+        self._output_type = output_type
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        found = self._inner.forward(normal_tensors(batch).map(self._convert))
+        return dataclasses.replace(found, output=found.output.to(self._output_type))
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        found = self._inner.gradient(normal_tensors(batch).map(self._convert), targets)
+        return dataclasses.replace(found, output=found.output.to(self._output_type))
+
+
+class Split:
+    """Two parts of the model's graph, the first of which never needs a gradient.
+
+    With a tail the first part is enough: the output and the gradient come from the tail, in the precision of the model.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        names: list[str],
+        tail: Tail | None,
+        convert: Callable[[Tensor], Tensor],
+        output_type: torch.dtype,
+        compiled: bool,
+    ) -> None:
+        self._parts = parts
+        self._names = names
+        self._tail = tail
+        self._convert = convert
+        self._output_type = output_type
+        self._sizes = _Sizes() if compiled else None
+        self.before: Any = Compiled(parts.before, frozen=True) if compiled else parts.before
+        self.after: Any = Compiled(parts.after, frozen=False) if compiled and parts.after is not None else parts.after
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        samples, batch = len(batch), self._sized(batch)
+        return self._forward(batch).first(samples)
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        samples, batch = len(batch), self._sized(batch)
+        return self._gradient(batch, targets.padded(len(batch))).first(samples)
+
+    def _sized(self, batch: Batch) -> Batch:
+        """The batch, padded to a size that is compiled where there is one."""
+        return batch if self._sizes is None else batch.padded(self._sizes.choose(batch))
+
+    def _forward(self, batch: Batch) -> ForwardPass:
+        with self._ready(batch) as tensors, torch.no_grad():
+            begun = self.before(tensors)
+            if self._tail is not None:
+                (activations,) = begun
+                return ForwardPass({self._names[0]: activations}, self._tail.output(activations, self._output_type))
+            assert self._parts.after is not None  # as there is no tail
+            output, *later = self._parts.after(*begun)
+            return ForwardPass(self._by_name(begun, later), output.to(self._output_type))
+
+    def _gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        if self._tail is not None:
+            return _closed_form(self._tail, self._forward(batch), targets, self._output_type)
+        with self._ready(batch) as tensors:
+            with torch.no_grad():
+                begun = self.before(tensors)
+            count = len(self._parts.first)
+            with torch.enable_grad():
+                start = [activations.detach().requires_grad_() for activations in begun[:count]]
+                # Compiled code cannot go back for several classes at once.
+                after = self._parts.after if isinstance(targets, Classes) and targets.several else self.after
+                assert after is not None  # as there is no tail
+                output, *later = after(*start, *begun[count:])
+                scores, classes = targets.score(output.to(self._output_type))
+            activations = self._by_name(start, later)
+            found = passes.gradients_of(scores, list(activations.values()))
+        gradients = passes.by_name(activations, found)
+        detached = {name: tensor.detach() for name, tensor in activations.items()}
+        return GradientPass(detached, gradients, None, output.detach().to(self._output_type), classes)
+
+    def _by_name(self, begun: Any, later: list[Tensor]) -> dict[str, Tensor]:
+        found = {
+            **dict(zip(self._parts.first, begun, strict=False)),
+            **dict(zip(self._parts.later, later, strict=True)),
+        }
+        return {name: found[name] for name in self._names}
+
+    @contextlib.contextmanager
+    def _ready(self, batch: Batch) -> Any:
+        device = batch.images.device.type
+        with torch.inference_mode(False), torch.autocast(device, enabled=False):
+            yield tuple(self._convert(tensor) for tensor in normal_tensors(batch).tensors)
+
+
+class _Sizes:
+    """Which batches are compiled for: a smaller one is padded when it first comes, and compiled when it comes again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._compiled: dict[Any, set[int]] = {}
+        self._seen: dict[Any, set[int]] = {}
+
+    def choose(self, batch: Batch) -> int:
+        """The size that a batch is to have."""
+        shape, samples = tuple(batch.images.shape[1:]), len(batch)
+        with self._lock:
+            compiled = self._compiled.setdefault(shape, set())
+            seen = self._seen.setdefault(shape, set())
+            larger = [size for size in compiled if size > samples]
+            if samples in compiled or (larger and samples not in seen):
+                seen.add(samples)
+                return samples if samples in compiled else min(larger)
+            compiled.add(samples)
+            return samples
+
+
+def _closed_form(
+    tail: Tail, seen: ForwardPass, targets: Classes | Scores, dtype: torch.dtype | None = None
+) -> GradientPass:
+    ((name, activations),) = seen.activations.items()
+    with torch.inference_mode(False), torch.no_grad():
+        gradient, classes = tail.gradient(activations, targets, seen.output, dtype)
+        if tail.rectified:
+            gradients = {name: tail.spread(gradient, activations)}
+            return GradientPass(seen.activations, gradients, None, seen.output, classes)
+        mean = gradient.float() / activations[0, 0].numel()
+        return GradientPass(seen.activations, {}, mean, seen.output, classes)

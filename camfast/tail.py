@@ -1,0 +1,169 @@
+"""What follows the target layer, where that is global average pooling: then a gradient needs no backward pass there.
+
+With ``p`` the mean over positions of ``f(A)``, ``f`` being ReLU or nothing, the gradient at a position is
+``f'(A) dS/dp / (h w)``: only ``dS/dp``, a vector a sample, is left to be found. Where what follows the pooling is
+linear, that is a row of its weight; otherwise autograd goes through that part alone, on vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from camfast.passes import by_name, gradients_of
+from camfast.targets import Classes, Scores
+from camfast.trace import Trace, argument, drop_unused, is_identity
+
+
+class NoTail(Exception):
+    """Why the gradient has no such form: one line."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """ReLU or not, global average pooling, and a head on the pooled channels."""
+
+    layer: str
+    """The name of the layer."""
+    rectified: bool
+    """Whether a ReLU lies between the layer and the pooling."""
+    keeps_positions: bool
+    """Whether the pooled map is [N, C, 1, 1], and not [N, C]."""
+    head: Callable[[Tensor], Tensor]
+    """From the pooled map to the output, with the model's own parameters."""
+    linear: nn.Linear | None
+    """The head's only operation beside reshaping, where it is that."""
+    steps: str
+    """What there is after the layer, for the plan."""
+
+    def pooled(self, activations: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """[N, C, h, w] to what the head takes, in the dtype of the head where that is another."""
+        kept = activations.relu() if self.rectified else activations
+        return kept.mean(dim=(2, 3), keepdim=self.keeps_positions, dtype=dtype)
+
+    def output(self, activations: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The model's output, from what the layer put out."""
+        return self.head(self.pooled(activations, dtype))
+
+    def gradient(
+        self, activations: Tensor, targets: Classes | Scores, output: Tensor, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradient of the scores with respect to the pooled map, [N, C] or [N, K, C]; and the targets."""
+        if isinstance(targets, Scores):
+            return self.backward(self.pooled(activations, dtype), targets.score), None
+        classes = targets.resolve(output)
+        if self.linear is not None:
+            return self.linear.weight.detach()[classes], classes
+        each = classes.reshape(len(classes), -1)  # [N, K]
+        rows = self.pooled(activations, dtype).repeat_interleave(each.shape[1], dim=0)
+        gradient = self.backward(rows, Classes(each.flatten()).score)
+        return gradient.reshape(*classes.shape, -1), classes
+
+    def backward(self, pooled: Tensor, score: Callable[[Tensor], tuple[Tensor, Any]]) -> Tensor:
+        """The gradient [N, C] of the summed scores, by autograd through the head."""
+        with torch.enable_grad():
+            start = pooled.detach().requires_grad_()
+            scores, _ = score(self.head(start.clone()))  # a clone, which the head may change in place
+        (gradient,) = gradients_of(scores, [start])
+        return by_name({self.layer: start}, [gradient])[self.layer].flatten(1)
+
+    def spread(self, gradient: Tensor, activations: Tensor) -> Tensor:
+        """From the pooled map back to the layer: [N, C, h, w], or [N, K, C, h, w]."""
+        spread = (gradient / activations[0, 0].numel())[..., None, None].to(activations.dtype)
+        if not self.rectified:
+            return spread.expand(*gradient.shape, *activations.shape[2:])
+        kept = activations > 0
+        return spread * (kept if gradient.dim() == 2 else kept[:, None])
+
+
+def find_tail(trace: Trace, layer: str) -> Tail:
+    """What follows a layer, if it has this form.
+
+    Raises:
+        NoTail: it has not.
+    """
+    steps: list[str] = []
+    node, rectified = trace.layers[layer], False
+    while True:
+        users = list(node.users)
+        if len(users) != 1:
+            raise NoTail(f"what {layer!r} puts out goes {len(users)} ways" if users else f"nothing follows {layer!r}")
+        (node,) = users
+        module = trace.module(node)
+        if _is_relu(node, module) and not rectified:
+            rectified = True
+            steps.append("ReLU")
+        elif not is_identity(node, module):
+            break
+    keeps_positions = _keeps_positions(node, module)
+    if keeps_positions is None:
+        raise NoTail(f"no global average pooling, but {_described(node, module)} follows {layer!r}")
+    steps.append("mean")
+    head, linear = _find_head(trace, node)
+    steps.append("linear" if linear is not None else "head")
+    return Tail(layer, rectified, keeps_positions, head, linear, " → ".join(steps))
+
+
+def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, nn.Linear | None]:
+    """What takes the pooled map to the output; and its linear layer, where there is nothing else."""
+    graph = fx.Graph()
+    copies = {pool: graph.placeholder("pooled")}
+    linears: list[nn.Linear] = []
+    affine = True
+    for node in trace.graph.nodes:
+        if node.op == "get_attr":
+            copies[node] = graph.node_copy(node, lambda old: copies[old])
+        elif node.op == "output":
+            if trace.output not in copies:
+                raise NoTail("the output does not come from the pooled map")
+            graph.output(copies[trace.output])
+        elif node is not pool and any(source in copies and source.op != "get_attr" for source in node.all_input_nodes):
+            if any(source not in copies for source in node.all_input_nodes):
+                raise NoTail(f"{_described(node, trace.module(node))} needs more than the pooled map")
+            copies[node] = graph.node_copy(node, lambda old: copies[old])
+            module = trace.module(node)
+            if type(module) is nn.Linear:
+                linears.append(module)
+            elif not is_identity(node, module) and not _is_reshaping(node, module):
+                affine = False
+    drop_unused(graph, trace.root)
+    linear = linears[0] if affine and len(linears) == 1 else None
+    return fx.GraphModule(trace.root, graph, "Head"), linear
+
+
+def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return type(module) is nn.ReLU
+    return node.target in ((F.relu, torch.relu, torch.relu_) if node.op == "call_function" else ("relu", "relu_"))
+
+
+def _is_reshaping(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return isinstance(module, nn.Flatten)
+    if node.op == "call_function":
+        return node.target in (torch.flatten, torch.squeeze, torch.reshape)
+    return node.target in ("flatten", "view", "reshape", "squeeze", "size")
+
+
+def _keeps_positions(node: fx.Node, module: nn.Module | None) -> bool | None:
+    """Of global average pooling: whether the two dimensions stay. None for all else."""
+    if module is not None:
+        return True if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1), [1, 1]) else None
+    if node.op == "call_function" and node.target is F.adaptive_avg_pool2d:
+        return True if argument(node, 1, "output_size", None) in (1, (1, 1), [1, 1]) else None
+    if node.target is torch.mean or (node.op == "call_method" and node.target == "mean"):
+        dims = argument(node, 1, "dim", None)
+        positions = isinstance(dims, (tuple, list)) and sorted(d % 4 for d in dims if isinstance(d, int)) == [2, 3]
+        return bool(argument(node, 2, "keepdim", False)) if positions and "dtype" not in node.kwargs else None
+    return None
+
+
+def _described(node: fx.Node, module: nn.Module | None) -> str:
+    if module is not None:
+        return type(module).__name__
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.op))
