@@ -23,6 +23,7 @@ from camfast.layer_table import layer_table
 from camfast.methods import METHODS, get_method
 from camfast.models import BUILT_IN, LoadedModel, load_model
 from camfast.photos import LAYOUTS, explain_photos, output_names
+from camfast.planner import OPTIMIZE, PRECISIONS
 from camfast.preprocess import FITS
 from camfast.progress import Progress
 from camfast.video import annotate_video
@@ -186,6 +187,16 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="target layer (see camfast layers); repeat it to average several: --layer layer3 --layer layer4",
     )
     group.add_argument("--method", default="gradcam", help=f"{' or '.join(METHODS)} (default: gradcam)")
+    group.add_argument(
+        "--optimize",
+        choices=OPTIMIZE,
+        default=OPTIMIZE[0],
+        help="none: the model as it is; inference: a copy with folded BatchNorm and packed weights; compile: by "
+        "torch.compile, which takes up to minutes first (default: none)",
+    )
+    group.add_argument(
+        "--precision", choices=list(PRECISIONS), help="of the copy that runs (default: that of the model, fp32)"
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     group.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="frames in one pass (default: 8)")
 
@@ -303,7 +314,7 @@ def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine, int | None]
     check_colormap(options.colormap)
     model = load_model(options.model, options.weights, options.device)
     model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
-    cam = method(model.module, options.layer)
+    cam = method(model.module, options.layer, optimize=options.optimize, precision=options.precision)
     target = None if options.target is None else model.class_index(options.target)
     return model, cam, target
 

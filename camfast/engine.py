@@ -6,6 +6,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -17,12 +18,13 @@ from camfast.errors import is_out_of_memory
 from camfast.explanation import Explanation
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
+from camfast.optimize.graphs import Graphs
 from camfast.passes import prepared
 from camfast.plan import Plan
 from camfast.planner import Options, Subject, make_plan
 from camfast.runners import Runner
 from camfast.streaming import stream
-from camfast.structure import Structure
+from camfast.structure import Structure, is_hooked
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.wrappers import plain_module
 
@@ -37,6 +39,24 @@ class LayerMap(Protocol):
     def __call__(self, *, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]: ...
 
 
+@dataclass
+class _Made:
+    """A plan, what it was made for, and what it made."""
+
+    structure: Structure
+    form: tuple[Any, ...]
+    runner: Runner
+    plan: Plan
+    graphs: Graphs | None
+    classes: int | None = None
+    """How many the model has; None until it has run."""
+
+    def plan_now(self) -> Plan:
+        """The plan, with what has turned out since."""
+        troubles = [*self.runner.troubles(), None if self.graphs is None else self.graphs.trouble]
+        return replace(self.plan, notes=(*self.plan.notes, *filter(None, troubles)))
+
+
 class Engine(ABC):
     """A method that explains the batches of one model. See :class:`camfast.GradCAM` for arguments and results."""
 
@@ -49,11 +69,13 @@ class Engine(ABC):
         output: Selector | None = None,
         optimize: str = "none",
         precision: str | None = None,
+        graphs: bool = False,
     ) -> None:
         self.model = plain_module(model)
         self.reshape_transform = reshape_transform
         self.output = output
         self._options = Options(optimize, precision)
+        self._graphs = graphs
         self._layers: Mapping[str, nn.Module] | None = None
         if target_layers is not None:
             self._layers = resolve_layers(self.model, target_layers)
@@ -62,7 +84,7 @@ class Engine(ABC):
     def _forget(self) -> None:
         """Makes the next call plan anew."""
         self._lock = threading.RLock()
-        self._made: tuple[Structure, Runner, Plan] | None = None
+        self._made: _Made | None = None
 
     @property
     def target_layers(self) -> list[str] | None:
@@ -72,7 +94,7 @@ class Engine(ABC):
     @property
     def plan(self) -> Plan | None:
         """How the model is explained, and why; None until the first call, which decides it. Print it."""
-        return None if self._made is None else self._made[2]
+        return None if self._made is None else self._made.plan_now()
 
     def __call__(self, x: Inputs, targets: Target = None, *, size: tuple[int, int] | None = None) -> Tensor:
         """Heatmaps [N, H, W], or [N, K, H, W]; see :meth:`explain`."""
@@ -150,26 +172,42 @@ class Engine(ABC):
         return stream(self, samples, batch_size, targets, size, device)
 
     def _run(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
-        """Explain a batch that is not empty, by the plan of the first call, or a new one where the model has changed."""
+        """Explain a batch that is not empty, by the plan of the first call, or a new one where it has changed."""
         made = self._made
-        if made is None or not made[0].still_holds(self.model):
+        if made is None or made.form != batch.form or not made.structure.still_holds(self.model):
             with self._lock:
                 if self._made is made:  # no other thread has planned meanwhile
                     self._made = self._planned(batch)
                 made = self._made
         assert made is not None
-        structure, runner, _ = made
-        explained = self._explain(runner, batch, targets, size)
-        structure.settle(self.model)
+        explained = self._replayed(made, batch, targets, size)
+        if explained is None:
+            explained = self._explain(made.runner, batch, targets, size)
+        made.structure.settle(self.model)
+        made.classes = explained.logits.shape[1] if explained.logits.dim() == 2 else None
         return explained
 
-    def _planned(self, batch: Batch) -> tuple[Structure, Runner, Plan]:
+    def _replayed(
+        self, made: _Made, batch: Batch, targets: Classes | Scores, size: tuple[int, int]
+    ) -> Explanation | None:
+        """By a CUDA graph, where graphs were asked for and can be had."""
+        if made.graphs is None:
+            return None
+        if not batch.images.is_cuda:
+            raise ValueError(f"graphs=True needs images on a CUDA device; x is on {batch.images.device}")
+        if made.classes is None or is_hooked(tuple(self.model.modules())):
+            return None  # the first call shows how many classes there are; hooks would not see a replay
+        if isinstance(targets, Classes):
+            targets.check(made.classes)
+        return made.graphs.explain(lambda b, t: self._explain(made.runner, b, t, size), batch, targets, size)
+
+    def _planned(self, batch: Batch) -> _Made:
         if self._layers is None:
             self._layers = self._find_layers(batch)
         structure = Structure(self.model, weights=self._options.copies)
         subject = Subject(self.model, self._layers, self._select, self._pick, self.reshape_transform is not None)
         runner, plan = make_plan(subject, batch, self._options)
-        return structure, runner, plan
+        return _Made(structure, batch.form, runner, plan, Graphs() if self._graphs else None)
 
     @abstractmethod
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
@@ -201,7 +239,10 @@ class Engine(ABC):
     def _find_layers(self, batch: Batch) -> dict[str, nn.Module]:
         # A copy: a model that changes its input in place would otherwise do so twice.
         with prepared(self.model):
-            runs = trace_layers(self.model, normal_tensors(batch.part(0, 1).map(torch.clone)))
+            try:
+                runs = trace_layers(self.model, normal_tensors(batch.part(0, 1).map(torch.clone)))
+            except Exception:  # also of a model that takes no batch but one of its own size
+                runs = trace_layers(self.model, normal_tensors(batch.map(torch.clone)))
         return resolve_layers(self.model, find_target_layer(runs))
 
     def _explain_nothing(self, batch: Batch, targets: Target, size: tuple[int, int]) -> Explanation:

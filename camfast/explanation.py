@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,12 @@ class Explanation:
 
     def part(self, begin: int, end: int) -> Explanation:
         """That of some of the samples; the memory is shared."""
-        targets = None if self.targets is None else self.targets[begin:end]
-        return Explanation(self.heatmaps[begin:end], self.logits[begin:end], targets, self.ranges[begin:end])
+        return self.map(lambda tensor: tensor[begin:end])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Explanation:
+        """With every tensor replaced."""
+        targets = None if self.targets is None else function(self.targets)
+        return Explanation(function(self.heatmaps), function(self.logits), targets, function(self.ranges))
 
     @staticmethod
     def joined(parts: Sequence[Explanation]) -> Explanation:

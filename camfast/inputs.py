@@ -12,6 +12,8 @@ from torch import Tensor
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]"
 
+_COMPARABLE = (bool, int, float, complex, str, bytes, type(None))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,6 +38,12 @@ class Batch:
     def size(self) -> tuple[int, int]:
         """(height, width) of the images."""
         return self.images.shape[-2], self.images.shape[-1]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What does not depend on the tensors: their places and names, and the values of all that is none."""
+        kinds = (Tensor if isinstance(v, Tensor) else v if isinstance(v, _COMPARABLE) else id(v) for v in self.values)
+        return (*kinds, self.names, self.image)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camfast.errors import is_out_of_memory
 from camfast.hooks import forward_hooks, require_tensor
 from camfast.inputs import Batch, normal_tensors
 from camfast.wrappers import running_eagerly
@@ -184,7 +185,7 @@ def _batched_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Ten
     try:
         return torch.autograd.grad(scores, inputs, each, allow_unused=True, is_grads_batched=True, retain_graph=True)
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         rows = [torch.autograd.grad(scores, inputs, one, allow_unused=True, retain_graph=True) for one in each]
         return [

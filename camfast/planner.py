@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camfast import passes
+from camfast.errors import is_out_of_memory
 from camfast.inputs import Batch
 from camfast.optimize import onednn
 from camfast.optimize.compiled import Compiled
@@ -125,21 +126,13 @@ class _Copying:
             except _Unusable as reason:
                 self._notes.append(f'optimize="{level}": {reason}')
                 continue
-            return runner, self._plan(runner, f"{forward}; {difference}", memory)
+            return runner, Plan(f"{forward}; {difference}", self._gradient, memory, tuple(self._notes))
         if self._dtype != self._own:
             try:
                 return self._copied(wanted)
             except _Unusable as reason:
                 self._notes.append(f'precision="{self._options.precision}": {reason}')
         return otherwise, Plan(_AS_IT_IS, self._gradient, 0, tuple(self._notes))
-
-    def _plan(self, runner: Runner, forward: str, memory: int) -> Plan:
-        notes = list(self._notes)
-        if isinstance(runner, Split):
-            for name, part in (("up to", runner.before), ("after", runner.after)):
-                if isinstance(part, Compiled) and part.trouble is not None:
-                    notes.append(f"{name} the layer: {part.trouble}")
-        return Plan(forward, self._gradient, memory, tuple(notes))
 
     def _split(self, level: str) -> tuple[Split, str, int]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
@@ -183,9 +176,9 @@ class _Copying:
         copied = dataclasses.replace(subject, model=model, layers=layers)
         try:
             runner, plan = make_plan(copied, self._batch.map(self._cast), Options())
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise _Unusable(_first_line(error)) from error
         runner = Converting(runner, self._cast, self._own)
         difference = self._checked(runner, wanted)
@@ -204,9 +197,9 @@ class _Copying:
         """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
         try:
             got = runner.forward(self._batch)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise _Unusable(_first_line(error)) from error
         pairs = [(wanted.output, got.output)]
         pairs += [(wanted.activations[name], got.activations[name]) for name in wanted.activations]
@@ -240,7 +233,12 @@ def _proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, s
         chosen = torch.randn(output.shape, generator=generator.manual_seed(0)).to(output)
         return (output * chosen).sum()[None], None
 
-    seen, _ = passes.forward_and_gradient(subject.model, {name: layer}, sample, subject.select, score)
+    try:
+        seen, _ = passes.forward_and_gradient(subject.model, {name: layer}, sample, subject.select, score)
+    except Exception as error:  # which comes again, and to the user, unless it lies in the sample
+        if is_out_of_memory(error):
+            raise
+        raise NoTail(f"it cannot be proved ({_first_line(error)})") from error
     activations = seen.activations[name]
     if activations.dim() != 4:
         raise NoTail(f"{name!r} puts out {list(activations.shape)}")

@@ -30,6 +30,9 @@ class Runner(Protocol):
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         """Activations, output, and the gradients of the scores of the targets."""
 
+    def troubles(self) -> list[str | None]:
+        """What has turned out to be impossible, if anything has."""
+
 
 class Hooked:
     """The model as it is, with hooks for the length of a call.
@@ -64,6 +67,9 @@ class Hooked:
         )
         return result
 
+    def troubles(self) -> list[str | None]:
+        return []
+
 
 class Converting:
     """Another runner, on inputs that are converted before; outputs come in the precision that the model has."""
@@ -80,6 +86,9 @@ class Converting:
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         found = self._inner.gradient(normal_tensors(batch).map(self._convert), targets)
         return dataclasses.replace(found, output=found.output.to(self._output_type))
+
+    def troubles(self) -> list[str | None]:
+        return self._inner.troubles()
 
 
 class Split:
@@ -113,6 +122,13 @@ class Split:
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         samples, batch = len(batch), self._sized(batch)
         return self._gradient(batch, targets.padded(len(batch))).first(samples)
+
+    def troubles(self) -> list[str | None]:
+        return [
+            f"{where} the layer: {part.trouble}"
+            for where, part in (("up to", self.before), ("after", self.after))
+            if isinstance(part, Compiled) and part.trouble is not None
+        ]
 
     def _sized(self, batch: Batch) -> Batch:
         """The batch, padded to a size that is compiled where there is one."""

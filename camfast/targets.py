@@ -43,11 +43,12 @@ _EXPECTED = (
 class Classes:
     """One class a sample, or K: given, or chosen by the output."""
 
-    def __init__(self, indices: Tensor | None, top: int | None = None) -> None:
+    def __init__(self, indices: Tensor | None, top: int | None = None, checked: bool = False) -> None:
         self.indices = indices
         """[N] or [N, K]; None for the classes with the highest logits."""
         self.top = top
         """How many of the highest; None for the predicted class alone."""
+        self._checked = checked
 
     @property
     def several(self) -> bool:
@@ -70,14 +71,27 @@ class Classes:
             if self.top > classes:
                 raise ValueError(f"targets is TopK({self.top}), but the model has {classes} classes")
             return output.topk(self.top, dim=1).indices
-        # Looking at classes that live on a CUDA device waits for it; a list or an int does not.
-        if self.indices.numel() and not (int(self.indices.min()) >= 0 and int(self.indices.max()) < classes):
-            wrong = next(int(i) for i in self.indices.flatten() if not 0 <= int(i) < classes)
+        if not self._checked:
+            self.check(classes)
+        # A copy: the result is not the user's tensor, and not one that inference mode keeps from autograd.
+        return self.indices.to(output.device, non_blocking=True, copy=True)
+
+    def check(self, classes: int) -> None:
+        """Raises ValueError where a class is given that the model has not.
+
+        Looking at classes that live on a CUDA device waits for it; a list or an int does not.
+        """
+        given = self.indices
+        if given is not None and given.numel() and not (int(given.min()) >= 0 and int(given.max()) < classes):
+            wrong = next(int(i) for i in given.flatten() if not 0 <= int(i) < classes)
             raise ValueError(
                 f"targets has class {wrong}; expected 0 to {classes - 1}, as the model has {classes} classes"
             )
-        # A copy: the result is not the user's tensor, and not one that inference mode keeps from autograd.
-        return self.indices.to(output.device, non_blocking=True, copy=True)
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What does not depend on which classes are given: how many of each sample, or how many of the highest."""
+        return self.top, None if self.indices is None else self.indices.shape[1:]
 
     def score(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of the classes, and the classes; both [N] or [N, K]."""

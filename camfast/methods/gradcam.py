@@ -42,6 +42,8 @@ class GradCAM(Engine):
             hooks on the model do not see it. What cannot be done is left out, and ``cam.plan`` says why.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for a copy in that precision; None for the model's own.
             Heatmaps are float32, and logits have the model's precision, always.
+        graphs: record explanations on a CUDA device as CUDA graphs, one for every shape, and replay them. A batch
+            smaller than the one recorded is padded.
 
     Raises:
         TypeError: ``model`` is not a module, or is a ScriptModule.

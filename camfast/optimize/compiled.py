@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from camfast.errors import is_out_of_memory
+
 # Each takes seconds to minutes and keeps its memory: more shapes than these run without.
 MOST_VARIANTS = 8
 
@@ -66,7 +68,7 @@ class Compiled:
                 ):
                     result = variant(*inputs)
             except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     raise
                 lines = str(error).splitlines()
                 self.trouble = f"torch.compile failed ({type(error).__name__}: {lines[0] if lines else ''})"
