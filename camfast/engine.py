@@ -174,7 +174,7 @@ class Engine(ABC):
     def _run(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
         """Explain a batch that is not empty, by the plan of the first call, or a new one where it has changed."""
         made = self._made
-        if made is None or made.form != batch.form or not made.structure.still_holds(self.model):
+        if made is None or made.form != batch.form or not made.structure.still_holds():
             with self._lock:
                 if self._made is made:  # no other thread has planned meanwhile
                     self._made = self._planned(batch)
@@ -183,7 +183,7 @@ class Engine(ABC):
         explained = self._replayed(made, batch, targets, size)
         if explained is None:
             explained = self._explain(made.runner, batch, targets, size)
-        made.structure.settle(self.model)
+        made.structure.settle()
         made.classes = explained.logits.shape[1] if explained.logits.dim() == 2 else None
         return explained
 

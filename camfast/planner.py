@@ -15,7 +15,7 @@ from camfast.errors import is_out_of_memory
 from camfast.inputs import Batch
 from camfast.optimize import onednn
 from camfast.optimize.compiled import Compiled
-from camfast.optimize.simplify import drop_identities, fold_batch_norm
+from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, split
 from camfast.passes import ForwardPass, Select
 from camfast.plan import Plan
@@ -143,14 +143,17 @@ class _Copying:
             parts = split(self._traced, whole=self._tail is None, share=same_type)
         except Exception as error:
             raise _Unusable(f"its modules cannot be copied ({_first_line(error)})") from error
-        drop_identities(parts.before)
-        folded = fold_batch_norm(parts.before)
+        try:
+            folded = simplify(parts.before, (self._batch.tensors,))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(_first_line(error)) from error
         for part in (parts.before, parts.after):
             if part is not None and not (part is parts.after and same_type):
                 part.to(self._dtype)
         parts.before.to(memory_format=torch.channels_last)
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(self._dtype)]
-        memory = _bytes(parts, self._subject.model)
         if level == "inference" and self._batch.images.device.type == "cpu" and onednn.available(self._dtype):
             tensors = tuple(self._convert(tensor) for tensor in self._batch.tensors)
             try:
@@ -160,6 +163,9 @@ class _Copying:
             steps.append(f"{packed} convolutions packed by oneDNN" if packed else "")
         elif level == "compile":
             steps.append("torch.compile")
+        memory = _bytes(parts, self._subject.model)
+        if level == "compile":  # which packs the weights of the first part for itself
+            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
         runner = Split(
             parts, list(self._subject.layers), self._tail, self._convert, self._own, compiled=level == "compile"
         )
@@ -302,7 +308,8 @@ def _bytes(parts: Parts, model: nn.Module) -> int:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 total += storage.nbytes()
-    return total
+    packed = (module for module in parts.before.modules() if isinstance(module, onednn.Packed))
+    return total + sum(module.bytes for module in packed)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import nn
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_PLAIN = (bool, int, float, str, type(None))
 
 
 class Structure:
@@ -19,39 +19,51 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module, weights: bool) -> None:
-        self._weights = weights
-        self._passing: frozenset[Any] | None = None  # until the model has run
-        self._state = self._look(model)
+        modules = list(model.modules())
+        own = [module for module in modules if not type(module).__module__.startswith("torch.nn.")]
+        self._authored = [(vars(module), set(vars(module)), _plain(module)) for module in own]
+        self._settled = False
+        # Submodules, parameters and buffers of every module: what they were, beside where they are now.
+        kinds = ("_modules", "_parameters", "_buffers")
+        held = [vars(module)[kind] for module in modules for kind in kinds]
+        self._held = [(now, tuple(now.values())) for now in held]
+        self._versions: list[tuple[torch.Tensor, int]] = []
+        if weights:
+            tensors = (*model.parameters(), *model.buffers())
+            self._versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
 
-    def settle(self, model: nn.Module) -> None:
-        """Leaves out what the model has changed by itself in its first run since."""
-        if self._passing is None:
-            now = self._look(model)
-            passing = {key for key in self._state.keys() | now.keys() if self._state.get(key, ...) != now.get(key, ...)}
-            self._state = {key: value for key, value in now.items() if key not in passing}
-            self._passing = frozenset(passing)
-
-    def still_holds(self, model: nn.Module) -> bool:
+    def still_holds(self) -> bool:
         """Whether the model is as it was."""
-        return self._look(model) == self._state
+        for now, then in self._held:
+            if (now or then) and not (len(now) == len(then) and all(map(operator.is_, now.values(), then))):
+                return False
+        if any(tensor._version != version for tensor, version in self._versions):
+            return False
+        for attributes, names, plain in self._authored:
+            if attributes.keys() != names or any(not _same(attributes[name], value) for name, value in plain.items()):
+                return False
+        return True
 
-    def _look(self, model: nn.Module) -> dict[Any, Any]:
-        state: dict[Any, Any] = {}
-        for module in model.modules():
-            tensors = (*module._parameters.values(), *module._buffers.values())
-            if self._weights:
-                state[id(module)] = tuple(
-                    (id(t), None if t is None or t.is_inference() else t._version) for t in tensors
-                )
-            else:
-                state[id(module)] = tuple(map(id, tensors))
-            if not type(module).__module__.startswith("torch.nn."):
-                for name, value in list(vars(module).items()):  # another thread may add to them
-                    if name not in _OF_EVERY_MODULE and isinstance(value, _PLAIN):
-                        state[id(module), name] = value
-        for key in self._passing or ():
-            state.pop(key, None)
-        return state
+    def settle(self) -> None:
+        """Leaves out what the model has changed by itself in its first run since."""
+        if self._settled:
+            return
+        self._settled = True
+        for index, (attributes, _, plain) in enumerate(self._authored):
+            kept = {name: value for name, value in plain.items() if _same(attributes.get(name, ...), value)}
+            self._authored[index] = (attributes, set(attributes), kept)
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name not in _OF_EVERY_MODULE and isinstance(value, (bool, int, float, str, type(None)))
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other))
 
 
 def is_hooked(modules: tuple[nn.Module, ...]) -> bool:

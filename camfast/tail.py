@@ -7,6 +7,7 @@ linear, that is a row of its weight; otherwise autograd goes through that part a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,8 @@ def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, nn.Linear |
             if trace.output not in copies:
                 raise NoTail("the output does not come from the pooled map")
             graph.output(copies[trace.output])
+        elif node.op == "call_method" and node.target in ("view", "reshape") and _flattens(node, copies):
+            copies[node] = graph.call_method("flatten", (copies[node.args[0]], 1))
         elif node is not pool and any(source in copies and source.op != "get_attr" for source in node.all_input_nodes):
             if any(source not in copies for source in node.all_input_nodes):
                 raise NoTail(f"{_described(node, trace.module(node))} needs more than the pooled map")
@@ -134,6 +137,25 @@ def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, nn.Linear |
     drop_unused(graph, trace.root)
     linear = linears[0] if affine and len(linears) == 1 else None
     return fx.GraphModule(trace.root, graph, "Head"), linear
+
+
+def _flattens(node: fx.Node, copies: dict[fx.Node, fx.Node]) -> bool:
+    """Whether a node is ``x.view(n, -1)`` of something pooled, ``n`` being how many samples something else has."""
+    source, *sizes = node.args
+    return source in copies and len(sizes) == 2 and sizes[1:] == [-1] and _is_batch_size(sizes[0])
+
+
+def _is_batch_size(value: Any) -> bool:
+    if not isinstance(value, fx.Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return value.args[1:] == (0,)
+    sizes = value.args[0]
+    if value.target is not operator.getitem or value.args[1:] != (0,) or not isinstance(sizes, fx.Node):
+        return False
+    if sizes.op == "call_method":
+        return sizes.target == "size" and len(sizes.args) == 1
+    return sizes.target is getattr and sizes.args[1:] == ("shape",)
 
 
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:

@@ -108,3 +108,34 @@ class Tokens(nn.Module):
         x = torch.cat([x.new_zeros(len(x), 1, 12), x], 1)
         x = self.norm(self.mix(x))
         return self.head(x[:, 0] + x[:, 1:].mean(1))
+
+
+class Tail(nn.Module):
+    """One convolution, and after it whatever a function makes of its map, two linear layers and a BatchNorm."""
+
+    def __init__(self, tail) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 5)
+        self.fc2 = nn.Linear(5, 4)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.5)
+        self.tail = tail
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self, self.conv(x))
+
+
+def by_autograd(model: nn.Module, method, *args, **options):
+    """An engine that finds no closed form, as somebody's hook is on the model."""
+    from contextlib import ExitStack
+
+    class Engine(method):
+        def explain(self, *args, **kwargs):
+            with ExitStack() as stack:
+                handle = self.model.register_forward_hook(lambda *_: None)
+                stack.callback(handle.remove)
+                return super().explain(*args, **kwargs)
+
+    return Engine(model, *args, **options)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module
 
 
@@ -33,26 +34,24 @@ def available(dtype: torch.dtype) -> bool:
 def pack_convolutions(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
     """Replaces convolutions, and what can be fused to them, by packed ones; how many. Weights are packed for the
     shapes that they meet with ``inputs``, and serve others too."""
-    shapes = _Shapes(part)
-    with torch.no_grad():
-        shapes.run(*inputs)
+    shapes = shapes_of(part, inputs)
     order = {node: index for index, node in enumerate(part.graph.nodes)}
     packed: dict[fx.Node, Packed] = {}
     for node in list(part.graph.nodes):
         convolution = called_module(part, node)
         if not is_packable(convolution) or len(node.args) != 1 or node.kwargs:
             continue
-        chain, activation, other = _what_follows(part, node, shapes.of)
+        chain, activation, other = _what_follows(part, node, shapes)
         last = chain[-1]
         name = f"packed_{len(packed)}"
         in_place = other is not None and _is_free_after(other, chain, packed, part, order)
-        input_shape = shapes.of[node.args[0]]
+        input_shape = shapes[node.args[0]]
         assert input_shape is not None  # of a convolution's input
         module = Packed(convolution, input_shape, activation, in_place)
         part.add_submodule(name, module)
         with part.graph.inserting_before(last):
             fused = part.graph.call_module(name, (node.args[0], *(() if other is None else (other,))))
-        order[fused], shapes.of[fused] = order[last], shapes.of[last]
+        order[fused], shapes[fused] = order[last], shapes[last]
         last.replace_all_uses_with(fused)
         packed[fused] = module
         for done in reversed(chain):
@@ -87,7 +86,7 @@ class Packed(nn.Module):
             convolution.weight.detach().to_mkldnn(), *self.geometry, list(input_shape)
         )
         self.bias = None if convolution.bias is None else convolution.bias.detach()
-        self.bytes = convolution.weight.nbytes
+        self.bytes = convolution.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
         self.activation = activation
         self.in_place = in_place
 
@@ -108,19 +107,6 @@ class Packed(nn.Module):
         result = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self.weight, self.bias, *self.geometry, "add", 1.0, relu, [], None
         )
-        return result
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph, and keeps the shape of everything."""
-
-    def __init__(self, part: fx.GraphModule) -> None:
-        super().__init__(part)
-        self.of: dict[Any, torch.Size | None] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        self.of[n] = result.shape if isinstance(result, Tensor) else None
         return result
 
 

@@ -1,0 +1,325 @@
+"""What an engine decides about a model: closed forms that are proved, and what becomes of a model that changes."""
+
+import copy
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from fingerprint import assert_same, fingerprint
+from nets import CifarNet, PooledNet, Tail, by_autograd
+from torch import nn
+
+import camfast
+from camfast.inputs import check_inputs
+from camfast.trace import NotTraceable, trace
+
+X = torch.randn(3, 3, 12, 10, generator=torch.Generator().manual_seed(1))
+
+
+def assert_like_autograd(model, layer, x=X, targets=(None, [1, 0, 2], [[0, 1], [2, 3], [3, 3]])):
+    cam, other = camfast.GradCAM(model, layer), by_autograd(model, camfast.GradCAM, layer)
+    for target in (*targets, lambda output: output[0] * output[1]):
+        got, expected = cam.explain(x, target), other.explain(x, target)
+        torch.testing.assert_close(got.heatmaps, expected.heatmaps, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got.ranges, expected.ranges, rtol=1e-4, atol=1e-7)
+        assert got.logits.equal(expected.logits)
+        assert got.targets is None or got.targets.equal(expected.targets)
+    return cam.plan
+
+
+CLOSED = {
+    "mean": ("mean → linear", lambda m, a: m.fc(a.mean((2, 3)))),
+    "mean of negative dims": ("mean → linear", lambda m, a: m.fc(a.mean([-1, -2], keepdim=True).flatten(1))),
+    "torch.mean": ("mean → linear", lambda m, a: m.fc(torch.mean(a, dim=(2, 3)))),
+    "pooling module": ("mean → linear", lambda m, a: m.fc(torch.flatten(m.dropout(m.pool(a)), 1))),
+    "pooling function": ("mean → linear", lambda m, a: m.fc(F.adaptive_avg_pool2d(a, (1, 1)).squeeze(-1).squeeze(-1))),
+    "view of the batch size": ("mean → linear", lambda m, a: m.fc(m.pool(a).view(a.shape[0], -1))),
+    "view of size(0)": ("mean → linear", lambda m, a: m.fc(m.pool(a).reshape(a.size(0), -1))),
+    "relu": ("ReLU → mean → linear", lambda m, a: m.fc(a.relu().mean((2, 3)))),
+    "relu in place": ("ReLU → mean → linear", lambda m, a: m.fc(F.relu(a, inplace=True).mean((2, 3)))),
+    "two linears": ("mean → head", lambda m, a: m.fc2(F.hardswish(m.fc(a.mean((2, 3)))))),
+    "in place on the pooled": ("mean → head", lambda m, a: m.fc(m.pool(a).flatten(1).mul_(2).tanh())),
+    "scaled": ("mean → head", lambda m, a: 7 * m.fc(a.mean((2, 3)))),
+    "no linear": ("mean → head", lambda m, a: m.pool(a).flatten(1)),
+    "softmax": ("mean → head", lambda m, a: m.fc(a.mean((2, 3))).softmax(1)),
+    "dropout function": ("mean → linear", lambda m, a: m.fc(F.dropout(a, 0.3, m.training).mean((2, 3)))),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_give_what_autograd_gives(name):
+    steps, tail = CLOSED[name]
+    plan = assert_like_autograd(Tail(tail).eval(), "conv")
+    assert plan.gradient.startswith(f"closed form at conv: {steps}; ")
+    assert plan.memory == 0
+
+
+OPEN = {
+    "BatchNorm between": ("BatchNorm2d follows 'conv'", lambda m, a: m.fc(m.norm(a).mean((2, 3)))),
+    "two ways": ("what 'conv' puts out goes 2 ways", lambda m, a: m.fc(a.mean((2, 3))) + a.sum()),
+    "maximum": ("amax follows 'conv'", lambda m, a: m.fc(a.amax((2, 3)))),
+    "mean over one side": ("mean follows 'conv'", lambda m, a: m.fc(a.mean(2).mean(2))),
+    "flattened": ("flatten follows 'conv'", lambda m, a: m.fc(a.flatten(2).mean(2))),
+    "the way depends on values": ("not traceable: TraceError", lambda m, a: m.fc(a.mean((2, 3)) if a.sum() > 0 else a.amax((2, 3)))),
+    "detached": ("closed form is .* away from autograd", lambda m, a: m.fc(a.mean((2, 3)) + 3 * a.mean((2, 3)).detach())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_has_no_closed_form_goes_by_autograd_and_says_why(name):
+    reason, tail = OPEN[name]
+    plan = assert_like_autograd(Tail(tail).eval(), "conv")
+    assert plan.gradient.startswith("autograd, from conv on (")
+    assert __import__("re").search(reason, plan.gradient), plan.gradient
+
+
+def test_a_gradient_of_the_users_own_is_not_replaced_by_a_closed_form():
+    class Halved(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 0.5 * grad * torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+
+    halved = torch.fx.wrap  # the function below is one node of the graph
+    del halved
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
+
+        def forward(self, x):
+            with torch.no_grad():  # which a graph does not show
+                pooled = self.conv(x).mean((2, 3))
+            return self.fc(pooled + Halved.apply(self.conv(x).mean((2, 3))))
+
+    plan = assert_like_autograd(Net().eval(), "conv")
+    assert plan.gradient.startswith("autograd")
+
+
+@pytest.mark.parametrize("layers", [["conv1", "conv3"], ["conv3"]])
+def test_other_networks_go_by_autograd(layers):
+    cam = camfast.GradCAM(CifarNet().eval(), layers)
+    assert cam.plan is None
+    cam(torch.randn(1, 3, 32, 32))
+    assert cam.plan.gradient.startswith(f"autograd, from {', '.join(layers)} on (")
+
+
+# The families of torchvision, with the form that their authors gave the part after the last map.
+FAMILIES = {
+    "resnet18": "mean → linear",
+    "densenet121": "ReLU → mean → linear",
+    "efficientnet_b0": "mean → linear",
+    "mobilenet_v2": "mean → linear",
+    "mobilenet_v3_small": "mean → head",
+    "convnext_tiny": "mean → head",
+    "shufflenet_v2_x0_5": "mean → linear",
+    "squeezenet1_1": "mean → head",
+    "regnet_y_400mf": "mean → linear",
+    "mnasnet0_5": "mean → linear",
+    "googlenet": "mean → linear",
+    "swin_t": "mean → linear",
+    "maxvit_t": "mean → head",
+    "vgg11": None,
+    "alexnet": None,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+def test_the_families_of_torchvision(name):
+    model = torchvision.models.get_model(name, weights=None).eval()
+    x = torch.randn(2, 3, 224, 224) if name in ("swin_t", "maxvit_t") else torch.randn(2, 3, 96, 80)
+    layer = "permute" if name == "swin_t" else None
+    plan = assert_like_autograd(model, layer, x, targets=(None, [[3, 4], [5, 6]]))
+    assert plan.gradient.startswith("autograd" if FAMILIES[name] is None else "closed form")
+    assert FAMILIES[name] is None or f": {FAMILIES[name]}; " in plan.gradient
+
+
+def test_the_real_model_of_the_demonstration(lite0):
+    plan = assert_like_autograd(lite0.module, None, torch.rand(1, 3, 224, 224), targets=(None, camfast.TopK(3)))
+    assert ": mean → linear; " in plan.gradient
+
+
+def test_a_plan_prints_what_was_chosen():
+    model = PooledNet().eval()
+    cam = camfast.GradCAM(model)
+    cam(X)
+    forward, gradient, memory = str(cam.plan).splitlines()
+    assert forward == "forward   the model itself, without a graph"
+    assert gradient.startswith("gradient  closed form at act2: mean → linear; ")
+    assert memory == "memory    nothing beside the model"
+
+
+class TestChanges:
+    """A plan lasts as long as what it was made for."""
+
+    def cam(self, model=None):
+        model = model or PooledNet().eval()
+        cam = camfast.GradCAM(model, "act2")
+        cam(X)
+        return model, cam, cam._made
+
+    def assert_right(self, model, cam):
+        expected = by_autograd(model, camfast.GradCAM, "act2").explain(X)
+        got = cam.explain(X)
+        assert got.logits.equal(expected.logits)
+        torch.testing.assert_close(got.heatmaps, expected.heatmaps, rtol=0, atol=1e-5)
+
+    def test_weights_in_place_are_followed(self):
+        model, cam, made = self.cam()
+        with torch.no_grad():
+            model.head.weight.neg_()
+        self.assert_right(model, cam)
+        assert cam._made is made
+
+    def test_another_parameter(self):
+        model, cam, made = self.cam()
+        model.head.weight = nn.Parameter(-model.head.weight.detach())
+        self.assert_right(model, cam)
+        assert cam._made is not made
+
+    def test_another_head(self):
+        model, cam, _ = self.cam()
+        model.head = nn.Sequential(nn.Linear(16, 7), nn.Tanh(), nn.Linear(7, 5))
+        self.assert_right(model, cam)
+        assert "mean → head" in cam.plan.gradient
+
+    def test_a_flag_that_changes_the_way(self):
+        class Flagged(PooledNet):
+            squared = False
+
+            def __init__(self):
+                super().__init__()
+                self.squared = False
+
+            def forward(self, x):
+                logits = super().forward(x)
+                return logits.square() if self.squared else logits
+
+        model, cam, _ = self.cam(Flagged().eval())
+        model.squared = True
+        self.assert_right(model, cam)
+        model.squared = False
+        self.assert_right(model, cam)
+        assert "mean → linear" in cam.plan.gradient
+
+    def test_a_counter_is_no_change(self):
+        class Counting(PooledNet):
+            def __init__(self):
+                super().__init__()
+                self.calls, self.last = 0, None
+
+            def forward(self, x):
+                self.calls += 1
+                self.last = super().forward(x)
+                return self.last
+
+        model, cam, made = self.cam(Counting().eval())
+        for _ in range(3):
+            cam(X)
+        assert cam._made is made
+        assert type(model.last) is torch.Tensor  # and nothing of a trace
+
+    def test_an_input_that_is_no_tensor(self):
+        class Scaled(PooledNet):
+            def forward(self, x, power=1):
+                return super().forward(x) ** power
+
+        model = Scaled().eval()
+        cam = camfast.GradCAM(model, "act2")
+        for power in (1, 3, 1):
+            expected = by_autograd(model, camfast.GradCAM, "act2")((X, power), 1)
+            torch.testing.assert_close(cam((X, power), 1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["forward", "pre", "backward"])
+def test_hooks_after_the_layer_are_heard_and_others_do_not_matter(kind):
+    model = PooledNet().eval()
+    cam = camfast.GradCAM(model, "act2")
+    cam(X, 1)
+
+    def halve(module, given, output=None):
+        if kind == "forward":
+            return output * torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0])
+        return (given[0] * torch.linspace(-1, 1, given[0].shape[1]),)
+
+    handle = {
+        "forward": model.head.register_forward_hook,
+        "pre": model.head.register_forward_pre_hook,
+        "backward": model.head.register_full_backward_hook,
+    }[kind](halve)
+    hooked = cam(X, 1)
+    expected = by_autograd(model, camfast.GradCAM, "act2")(X, 1)
+    handle.remove()
+    assert hooked.equal(expected)
+    assert not cam(X, 1).equal(hooked)
+
+    calls = []
+    handle = model.stem.register_forward_hook(lambda *_: calls.append(1))
+    before = cam(X, 1)
+    handle.remove()
+    assert calls == [1]
+    assert before.equal(cam(X, 1))
+
+
+def test_planning_leaves_no_trace():
+    model = PooledNet(inplace=True).train()
+    model.note = "the user's"
+    seen = []
+    handle = model.act.register_forward_hook(lambda m, a, o: seen.append(type(o)))
+    before, state = fingerprint(model), torch.get_rng_state()
+    camfast.GradCAM(model, "conv", optimize="inference")(X)
+    assert_same(before, fingerprint(model))
+    assert torch.get_rng_state().equal(state)
+    assert set(seen) == {torch.Tensor}  # hooks never meet the stand-ins of a trace
+    handle.remove()
+
+
+def test_while_one_thread_traces_another_runs_models():
+    model, other = PooledNet().eval(), PooledNet().eval()
+    expected, wrong, stop = other(X), [], threading.Event()
+
+    def work():
+        while not stop.is_set():
+            with torch.no_grad():
+                if not (other(X).equal(expected) and type(model.head.weight) is nn.Parameter):
+                    wrong.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for _ in range(30):
+        trace(model, {"act2": model.act2}, check_inputs(X), lambda output: output)
+    stop.set()
+    thread.join()
+    assert wrong == []
+
+
+def test_a_model_with_modules_that_it_does_not_own_is_not_traceable():
+    class Hidden(PooledNet):
+        def __init__(self):
+            super().__init__()
+            self.hidden = [nn.Conv2d(16, 16, 1)]
+
+        def forward(self, x):
+            return self.head(self.hidden[0](self.act2(self.conv(self.act(self.norm(self.stem(x)))))).mean((2, 3)))
+
+    model = Hidden().eval()
+    with pytest.raises(NotTraceable, match="NameError: module is not installed as a submodule"):
+        trace(model, {"act2": model.act2}, check_inputs(X), lambda output: output)
+    assert "not traceable" in assert_like_autograd(model, "act2").gradient
+
+
+def test_copies_of_an_engine_plan_for_themselves():
+    model = PooledNet().eval()
+    cam = camfast.GradCAM(model, "act2", optimize="inference")
+    expected = cam(X)
+    copied = copy.deepcopy(cam)
+    assert copied.plan is None
+    torch.testing.assert_close(copied(X), expected, rtol=0, atol=1e-5)
+    assert copied.model is not model
