@@ -28,8 +28,8 @@ def check_cam(
     weights: Tensor | None,
     rule: str,
     size: Sequence[int] | None,
-) -> tuple[int, int]:
-    """The (height, width) of the heatmaps, after every check of :func:`camfast.ops.cam`'s operands."""
+) -> tuple[int, ...]:
+    """The shape of the heatmaps, after every check of :func:`camfast.ops.cam`'s operands."""
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is unknown; expected one of {', '.join(map(repr, RULES))}")
     check_floating("activations", activations)
@@ -38,19 +38,15 @@ def check_cam(
     samples, channels, layer_height, layer_width = activations.shape
     if channels == 0 or layer_height == 0 or layer_width == 0:
         raise ValueError(f"activations has shape {list(activations.shape)}; expected C, h and w of at least 1")
-    countable = is_countable(samples * (channels // 32 + 1), layer_height, layer_width)
-    if layer_height >= LONGEST_SIDE or layer_width >= LONGEST_SIDE or not countable:
-        raise ValueError(f"activations has shape {list(activations.shape)}, which is too large to be mapped")
 
     if (gradients is None) == (weights is None):
         given = "neither" if gradients is None else "both"
         raise ValueError(f"expected either gradients or weights, {given} given")
+    batch: tuple[int, ...] = (samples,)
     if gradients is not None:
         check_floating("gradients", gradients)
         if gradients.shape != activations.shape:
-            raise ValueError(
-                f"gradients has shape {list(gradients.shape)}; expected that of activations, {list(activations.shape)}"
-            )
+            batch = _several("gradients", gradients, activations.shape)
         if gradients.dtype != activations.dtype:
             raise TypeError(f"gradients has dtype {gradients.dtype}; expected that of activations, {activations.dtype}")
         check_device("gradients", gradients, "activations", activations)
@@ -58,10 +54,16 @@ def check_cam(
         if rule != "gradcam":
             raise ValueError(f"rule={rule!r} needs gradients, but weights were given; leave the rule out")
         check_floating("weights", weights)
-        if weights.dim() != 2 or weights.shape[0] != samples or weights.shape[1] != channels:
-            raise ValueError(f"weights has shape {list(weights.shape)}; expected [N, C] = {[samples, channels]}")
+        if weights.shape != activations.shape[:2]:
+            batch = _several("weights", weights, activations.shape[:2])
         check_device("weights", weights, "activations", activations)
-    return _check_size(size, activations)
+
+    maps = samples if len(batch) == 1 else samples * batch[1]
+    countable = is_countable(maps * (channels // 32 + 1), layer_height, layer_width)
+    if layer_height >= LONGEST_SIDE or layer_width >= LONGEST_SIDE or not countable:
+        times = "" if len(batch) == 1 else f" {batch[1]} times"
+        raise ValueError(f"activations has shape {list(activations.shape)}, which is too large to be mapped{times}")
+    return *batch, *_check_size(size, activations, maps)
 
 
 def check_out(
@@ -69,18 +71,17 @@ def check_out(
     activations: Tensor,
     gradients: Tensor | None,
     weights: Tensor | None,
-    size: tuple[int, int],
+    shape: tuple[int, ...],
 ) -> None:
-    """Checks what :func:`camfast.ops.cam` is to write into, for operands and a size that are checked already."""
+    """Checks what :func:`camfast.ops.cam` is to write heatmaps of this shape into; the operands are checked already."""
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise TypeError(f"out is {described(out)}; expected two tensors, (heatmaps, ranges)")
-    samples, dtype = activations.shape[0], accumulation_type(activations.dtype)
-    names = ("heatmaps", "ranges")
-    for name, tensor, shape in zip(names, out, ((samples, *size), (samples, 2)), strict=True):
+    dtype = accumulation_type(activations.dtype)
+    for name, tensor, expected in zip(("heatmaps", "ranges"), out, (shape, ranges_shape(shape)), strict=True):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} in out is {described(tensor)}; expected a torch.Tensor")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} in out has shape {list(tensor.shape)}; expected {list(shape)}")
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} in out has shape {list(tensor.shape)}; expected {list(expected)}")
         if tensor.dtype != dtype:
             raise TypeError(f"{name} in out has dtype {tensor.dtype}; expected {dtype}")
         check_device(f"{name} in out", tensor, "activations", activations)
@@ -90,6 +91,11 @@ def check_out(
             raise ValueError(f"{name} in out has strides {tensor.stride()}; expected a contiguous tensor")
     operands = {"activations": activations, "gradients": gradients, "weights": weights}
     check_memory({"heatmaps in out": out[0], "ranges in out": out[1]}, operands)
+
+
+def ranges_shape(heatmaps: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the ranges that belong to heatmaps of a shape."""
+    return *heatmaps[:-2], 2
 
 
 def described(value: object) -> str:
@@ -110,8 +116,20 @@ def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> No
         raise ValueError(f"{name} is on {value.device}; expected the device of {other_name}, {other.device}")
 
 
-def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, int]:
-    samples, _, layer_height, layer_width = activations.shape
+def _several(name: str, explained: Tensor, one: torch.Size) -> tuple[int, int]:
+    """(N, K) of gradients or weights that ask for K maps of every sample; ``one`` is the shape of those for one map."""
+    shape = tuple(explained.shape)
+    if len(shape) != len(one) + 1 or (shape[0], *shape[2:]) != one:
+        form = "that of activations," if name == "gradients" else "[N, C] ="
+        several = ", ".join(map(str, (one[0], "K", *one[1:])))
+        raise ValueError(
+            f"{name} has shape {list(shape)}; expected {form} {list(one)}, or [{several}] for K maps of every sample"
+        )
+    return shape[0], shape[1]
+
+
+def _check_size(size: Sequence[int] | None, activations: Tensor, maps: int) -> tuple[int, int]:
+    _, _, layer_height, layer_width = activations.shape
     if size is None:
         return layer_height, layer_width
     sides = tuple(size) if isinstance(size, Iterable) else ()
@@ -121,8 +139,8 @@ def _check_size(size: Sequence[int] | None, activations: Tensor) -> tuple[int, i
     if height < 1 or width < 1 or height >= LONGEST_SIDE or width >= LONGEST_SIDE:
         raise ValueError(f"size={sides}; expected sides from 1 to 2**30 - 1")
     itemsize = accumulation_type(activations.dtype).itemsize
-    if samples * height * width * itemsize > LARGEST_BYTE_COUNT:
-        raise ValueError(f"size={sides} for {samples} samples takes more bytes than can be addressed")
+    if maps * height * width * itemsize > LARGEST_BYTE_COUNT:
+        raise ValueError(f"size={sides} for {maps} maps takes more bytes than can be addressed")
     return height, width
 
 

@@ -6,6 +6,7 @@ Shapes (fake kernels) are for ``torch.compile`` and ``torch.export``; the fallba
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from camfast import reference
 from camfast._extension import BUILD_INFO, LOAD_ERROR
-from camfast._operands import accumulation_type, check_cam, check_out
+from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
 from camfast._overlay_operands import check_rgb, check_yuv420
 
 
@@ -31,6 +32,30 @@ def _say_once(reason: str) -> None:
     warnings.warn(f"camfast runs through its PyTorch reference: {reason}", RuntimeWarning, stacklevel=5)
 
 
+# What the operator has for every map, and its rank.
+_RANKS = {"gradients": 4, "weights": 2, "heatmaps": 3, "ranges": 2}
+
+
+def _by_sample(activations: Tensor, **tensors: Tensor | None) -> list[Any]:
+    """Tensors [K * N, ...] of the operator as [N, K, ...], which is how its functions take them, where K is not 1."""
+    samples = activations.shape[0] if activations.dim() == 4 else 1  # check_cam refuses other ranks
+    return [None if t is None else _split(name, t, samples) for name, t in tensors.items()]
+
+
+def _split(name: str, tensor: Tensor, samples: int) -> Tensor:
+    shape = tensor.shape
+    if tensor.dim() == _RANKS[name]:
+        if shape[0] == samples:
+            return tensor
+        if samples > 0 and shape[0] % samples == 0:
+            return tensor.view(samples, shape[0] // samples, *shape[1:])
+    raise ValueError(f"{name} has shape {list(shape)}; expected rank {_RANKS[name]} and a multiple of {samples} maps")
+
+
+def _flat_shape(heatmaps: tuple[int, ...]) -> tuple[int, ...]:
+    return math.prod(heatmaps[:-2]), *heatmaps[-2:]
+
+
 def _cam_shapes(
     activations: Tensor,
     gradients: Tensor | None = None,
@@ -41,13 +66,10 @@ def _cam_shapes(
     relu: bool = True,
     normalize: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    height, width = check_cam(activations, gradients, weights, rule, size)
+    gradients, weights = _by_sample(activations, gradients=gradients, weights=weights)
+    shape = _flat_shape(check_cam(activations, gradients, weights, rule, size))
     dtype = accumulation_type(activations.dtype)
-    samples = activations.shape[0]
-    return (
-        activations.new_empty((samples, height, width), dtype=dtype),
-        activations.new_empty((samples, 2), dtype=dtype),
-    )
+    return activations.new_empty(shape, dtype=dtype), activations.new_empty(ranges_shape(shape), dtype=dtype)
 
 
 def _cam_out_shapes(
@@ -61,8 +83,9 @@ def _cam_out_shapes(
     heatmaps: Tensor,
     ranges: Tensor,
 ) -> None:
-    size = check_cam(activations, gradients, weights, rule, heatmaps.shape[1:])
-    check_out((heatmaps, ranges), activations, None, None, size)
+    gradients, weights = _by_sample(activations, gradients=gradients, weights=weights)
+    shape = _flat_shape(check_cam(activations, gradients, weights, rule, heatmaps.shape[1:]))
+    check_out((heatmaps, ranges), activations, None, None, shape)
 
 
 def _overlay_shapes(
@@ -107,8 +130,26 @@ def _overlay_yuv420_shapes(
     check_yuv420(luma, blue, red, heatmaps, colors, alpha, region, ranges, normalize)
 
 
-def _cam_into(activations: Tensor, *args: Any, heatmaps: Tensor, ranges: Tensor, **kwargs: Any) -> None:
-    reference.cam(activations, *args, size=heatmaps.shape[1:], out=(heatmaps, ranges), **kwargs)
+def _cam(
+    activations: Tensor, gradients: Tensor | None = None, weights: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    gradients, weights = _by_sample(activations, gradients=gradients, weights=weights)
+    heatmaps, ranges = reference.cam(activations, gradients, weights, **options)
+    return heatmaps.flatten(0, -3), ranges.flatten(0, -2)
+
+
+def _cam_into(
+    activations: Tensor,
+    gradients: Tensor | None = None,
+    weights: Tensor | None = None,
+    *,
+    heatmaps: Tensor,
+    ranges: Tensor,
+    **options: Any,
+) -> None:
+    gradients, weights = _by_sample(activations, gradients=gradients, weights=weights)
+    out = _by_sample(activations, heatmaps=heatmaps, ranges=ranges)
+    reference.cam(activations, gradients, weights, size=heatmaps.shape[1:], out=(out[0], out[1]), **options)
 
 
 def _nothing_returned(function: Callable[..., Any]) -> Callable[..., None]:
@@ -134,7 +175,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "overlay_yuv420_": _overlay_yuv420_shapes,
 }
 FALLBACKS: dict[str, Callable[..., Any]] = {
-    "cam": _fallback(reference.cam),
+    "cam": _fallback(_cam),
     "cam.out": _fallback(_cam_into),
     "overlay": _fallback(reference.overlay),
     "overlay_": _fallback(_nothing_returned(reference.overlay_)),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camfast import reference
 from camfast._memory import mark_written
-from camfast._operands import accumulation_type, check_cam, check_out
+from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
 from camfast._overlay_operands import check_rgb, check_yuv420
 from camfast._registration import reference_serves
 
@@ -45,49 +45,82 @@ def cam(
     (sums and means without an index run over positions), or ``L = sum_c w_c A_c`` with given ``weights``. Then::
 
         R = max(L, 0) if relu        U = bilinear(R, size)
-        M = (U - min U) / (max U - min U), per sample; all zeros where max U = min U
+        M = (U - min U) / (max U - min U), per map; all zeros where max U = min U
 
-    The interpolation has half-pixel centres and clamped edges (``align_corners=False``, no antialiasing). A sample
-    with a NaN or an infinity, or with values of ``L`` beyond 2**126, gets a zero map and a NaN range; other samples
-    do not notice. float16 and bfloat16 are summed in float32. Any strides will do; contiguous and channels-last
-    tensors are fastest.
+    Every sample gets one map, or K of them (of K classes, say), each with the bits of a call of its own.
+
+    The interpolation has half-pixel centres and clamped edges (``align_corners=False``, no antialiasing). A map
+    with a NaN or an infinity in its operands, or with values of ``L`` beyond 2**126, becomes zeros and its range NaN;
+    other maps do not notice. float16 and bfloat16 are summed in float32. Any strides will do; contiguous and
+    channels-last tensors are fastest.
 
     Args:
         activations: [N, C, h, w]; float32, float16, bfloat16 or float64.
         gradients: [N, C, h, w], the derivative of the score with respect to ``activations``; same dtype and device.
-        weights: [N, C], any floating dtype: the channel weights, where there are no gradients.
+            [N, K, C, h, w] for K maps of every sample: ``activations`` are then read in place for each.
+        weights: [N, C] or [N, K, C], any floating dtype: the channel weights, where there are no gradients.
         rule: how a map comes from activations and gradients, as above.
         size: (H, W) of the heatmaps; None keeps the layer's (h, w). Smaller than the layer is allowed.
         relu: keep only what speaks for the class.
         normalize: stretch every map to [0, 1].
-        out: (heatmaps [N, H, W], ranges [N, 2]) to write into: contiguous, of the dtype described below, on the
-            device of ``activations``, sharing no memory with each other or an operand.
+        out: (heatmaps, ranges) to write into: of the shapes and dtype described below, contiguous, on the device of
+            ``activations``, sharing no memory with each other or an operand.
 
     Returns:
-        Heatmaps [N, H, W] and ranges [N, 2] (minimum and maximum of every map before normalization), on the device
-        of ``activations``; float32, or float64 for float64 activations. Where an operand requires grad and grad mode
-        is on, or in forward-mode differentiation, the reference computes the result, so that it can be differentiated.
+        Heatmaps [N, H, W] and ranges [N, 2] (minimum and maximum of every map before normalization), or [N, K, H, W]
+        and [N, K, 2], on the device of ``activations``; float32, or float64 for float64 activations. Where an operand
+        requires grad and grad mode is on, or in forward-mode differentiation, the reference computes the result, so
+        that it can be differentiated.
 
     Raises:
         TypeError: an operand is not a dense floating tensor, or dtypes differ.
         ValueError: an unknown rule, shapes or devices that do not match, a size out of range, ``out`` overlapping an
             operand or given where the result is to be differentiated.
     """
-    height, width = check_cam(activations, gradients, weights, rule, size)
+    shape = check_cam(activations, gradients, weights, rule, size)
     operands = (activations, gradients, weights)
     differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
     differentiated = differentiated or torch.autograd.forward_ad._current_level >= 0
     if out is not None:
-        check_out(out, *operands, (height, width))
+        check_out(out, *operands, shape)
         if differentiated:
             raise ValueError("out is given, but the result is to be differentiated; leave out away, or use no_grad")
+    size = shape[-2:]
     if differentiated or reference_serves():
-        return reference.cam(*operands, rule=rule, size=(height, width), relu=relu, normalize=normalize, out=out)
+        return reference.cam(*operands, rule=rule, size=size, relu=relu, normalize=normalize, out=out)
     if weights is not None:
         weights = weights.to(accumulation_type(activations.dtype))
+    if len(shape) == 3:
+        return _cam(activations, gradients, weights, rule, size, relu, normalize, out)
+    if gradients is not None and not _flattens_in_place(gradients):
+        # Map by map: to flatten them would copy them, and an expanded tensor to its full size.
+        maps = [_cam(activations, g, None, rule, size, relu, normalize, None) for g in gradients.unbind(1)]
+        all_heatmaps, all_ranges = zip(*maps, strict=True)
+        if out is None:
+            return torch.stack(all_heatmaps, 1), torch.stack(all_ranges, 1)
+        return torch.stack(all_heatmaps, 1, out=out[0]), torch.stack(all_ranges, 1, out=out[1])
+    gradients, weights = (None if t is None else t.flatten(0, 1) for t in (gradients, weights))
+    if out is None:
+        heatmaps, ranges = _cam(activations, gradients, weights, rule, size, relu, normalize, None)
+        return heatmaps.view(shape), ranges.view(ranges_shape(shape))
+    _cam(activations, gradients, weights, rule, size, relu, normalize, (out[0].flatten(0, 1), out[1].flatten(0, 1)))
+    return out[0], out[1]
+
+
+def _cam(
+    activations: Tensor,
+    gradients: Tensor | None,
+    weights: Tensor | None,
+    rule: str,
+    size: Sequence[int],
+    relu: bool,
+    normalize: bool,
+    out: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """The operator as it is, for checked operands: [K * N, ...] where :func:`cam` has [N, K, ...]."""
     if out is None:
         heatmaps, ranges = torch.ops.camfast.cam(
-            activations, gradients, weights, rule=rule, size=(height, width), relu=relu, normalize=normalize
+            activations, gradients, weights, rule=rule, size=size, relu=relu, normalize=normalize
         )
         return heatmaps, ranges
     torch.ops.camfast.cam.out(
@@ -95,6 +128,12 @@ def cam(
     )
     mark_written(*out)
     return out[0], out[1]
+
+
+def _flattens_in_place(tensor: Tensor) -> bool:
+    """Whether the first two axes are evenly spaced as one, so that they flatten without a copy."""
+    first, second = tensor.shape[:2]
+    return first <= 1 or second <= 1 or tensor.stride(0) == second * tensor.stride(1)
 
 
 def overlay(

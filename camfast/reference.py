@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from camfast._operands import accumulation_type, check_cam, check_out
+from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
 from camfast._overlay_operands import Region, check_rgb, check_yuv420
 
 # Beyond this a map counts as not finite: below it no difference of two values overflows.
@@ -33,26 +33,28 @@ def cam(
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Class activation maps; the same signature, results and errors as :func:`camfast.ops.cam`."""
-    height, width = check_cam(activations, gradients, weights, rule, size)
+    shape = check_cam(activations, gradients, weights, rule, size)
     if out is not None:
-        check_out(out, activations, gradients, weights, (height, width))
+        check_out(out, activations, gradients, weights, shape)
     dtype = accumulation_type(activations.dtype)
     layer = _layer_map(
-        activations.to(dtype),
+        activations.to(dtype) if len(shape) == 3 else activations.to(dtype)[:, None],
         None if gradients is None else gradients.to(dtype),
         None if weights is None else weights.to(dtype),
         rule,
     )
-    unusable = ~(layer.abs() <= _LARGEST_USABLE[dtype]).flatten(1).all(dim=1)  # [N]
+    layer = layer.flatten(0, -3)  # [M, h, w]: the K maps of a sample are like samples of their own
+    unusable = ~(layer.abs() <= _LARGEST_USABLE[dtype]).flatten(1).all(dim=1)  # [M]
     layer = layer.masked_fill(unusable[:, None, None], 0)
     if relu:
         layer = layer.clamp_min(0)
 
-    heatmaps = _interpolate(_interpolate(layer, 1, height), 2, width)
+    heatmaps = _interpolate(_interpolate(layer, 1, shape[-2]), 2, shape[-1])
     low, high = heatmaps.amin(dim=(1, 2)), heatmaps.amax(dim=(1, 2))
     ranges = torch.stack([low, high], dim=1).masked_fill(unusable[:, None], torch.nan)
     if normalize:
         heatmaps = _scale(heatmaps, low, high).clamp(0, 1)
+    heatmaps, ranges = heatmaps.reshape(shape), ranges.reshape(ranges_shape(shape))
     if out is not None:
         return out[0].copy_(heatmaps), out[1].copy_(ranges)
     return heatmaps, ranges
@@ -125,26 +127,26 @@ def overlay_yuv420_(
 
 
 def _layer_map(activations: Tensor, gradients: Tensor | None, weights: Tensor | None, rule: str) -> Tensor:
-    """The map [N, h, w] before ReLU; see ``csrc/cam_rules.h`` for the rules and their sources."""
+    """The maps [..., h, w] before ReLU; see ``csrc/cam_rules.h`` for the rules and their sources."""
     if weights is None:
         assert gradients is not None  # check_cam lets one of the two through
         if rule == "layercam":
-            return (_positive_part(gradients) * activations).sum(dim=1)
+            return (_positive_part(gradients) * activations).sum(dim=-3)
         if rule == "hirescam":
-            return (gradients * activations).sum(dim=1)
+            return (gradients * activations).sum(dim=-3)
         if rule == "elementwise":
-            return _positive_part(gradients * activations).sum(dim=1)
+            return _positive_part(gradients * activations).sum(dim=-3)
         if rule == "gradcam":
-            weights = gradients.mean(dim=(2, 3))
+            weights = gradients.mean(dim=(-2, -1))
         elif rule == "xgradcam":
-            weights = (activations * gradients).sum(dim=(2, 3)) / (activations.sum(dim=(2, 3)) + 1e-7)
+            weights = (activations * gradients).sum(dim=(-2, -1)) / (activations.sum(dim=(-2, -1)) + 1e-7)
         else:
             assert rule == "gradcam++"
             positive = _positive_part(gradients)
             squared = positive * positive
-            total = activations.sum(dim=(2, 3), keepdim=True)
-            weights = (positive * squared / (squared * 2 + squared * positive * total + 1e-6)).sum(dim=(2, 3))
-    return torch.einsum("nc,nchw->nhw", weights, activations)
+            total = activations.sum(dim=(-2, -1), keepdim=True)
+            weights = (positive * squared / (squared * 2 + squared * positive * total + 1e-6)).sum(dim=(-2, -1))
+    return torch.einsum("...c,...chw->...hw", weights, activations)
 
 
 def _positive_part(values: Tensor) -> Tensor:

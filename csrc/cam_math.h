@@ -13,17 +13,19 @@
 
 namespace camfast {
 
-// Element strides of a [N, C, h, w] tensor.
+// Element strides of a [N, C, h, w] tensor; gradients have a sample for every map.
 struct Strides {
   int64_t sample, channel, row, column;
 };
 
 // Everything about one call that does not depend on the element type.
 struct Shape {
-  int64_t samples, channels;
+  int64_t maps, maps_per_sample;      // M = K * N, and K: map m is of sample m / K
+  int64_t channels;                   // C
   int64_t layer_height, layer_width;  // h, w: the target layer
   int64_t height, width;              // H, W: the heatmap
 
+  CAMFAST_HOST_DEVICE int64_t sample_of(int64_t map) const { return map / maps_per_sample; }
   CAMFAST_HOST_DEVICE int64_t layer_pixels() const { return layer_height * layer_width; }
   CAMFAST_HOST_DEVICE int64_t pixels() const { return height * width; }
 };

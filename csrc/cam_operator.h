@@ -31,12 +31,12 @@ struct Call {
   const std::optional<Tensor>& gradients;
   const std::optional<Tensor>& weights;
   Strides activation_strides, gradient_strides;
-  int64_t weights_sample = 0, weights_channel = 0;  // strides of the given weights [N, C]
+  int64_t weights_map = 0, weights_channel = 0;  // strides of the given weights [M, C]
 };
 
 struct Results {
-  Tensor heatmaps;  // [N, H, W]
-  Tensor ranges;    // [N, 2]: minimum and maximum before normalization
+  Tensor heatmaps;  // [M, H, W]
+  Tensor ranges;    // [M, 2]: minimum and maximum before normalization
 };
 
 inline Strides strides_of(const Tensor& t) {
@@ -82,7 +82,10 @@ inline Call check_operands(
 
   Call call{{}, rule_of(rule, weights.has_value()), relu, normalize, activations, gradients, weights, {}, {}};
   Shape& shape = call.shape;
-  shape.samples = activations.size(0);
+  const int64_t samples = activations.size(0);
+  const Tensor& explained = gradients.has_value() ? *gradients : *weights;  // one for every map
+  shape.maps = explained.dim() > 0 ? explained.size(0) : 0;
+  shape.maps_per_sample = samples > 0 ? shape.maps / samples : 0;
   shape.channels = activations.size(1);
   shape.layer_height = activations.size(2);
   shape.layer_width = activations.size(3);
@@ -96,32 +99,31 @@ inline Call check_operands(
           shape.layer_width < longest_side,
       "camfast::cam: sides must lie in [1, 2^30)");
   STD_TORCH_CHECK(
-      shape.samples == 0 ||
-          shape.pixels() <= std::numeric_limits<int64_t>::max() / int64_t(sizeof(double)) / shape.samples,
+      shape.maps == 0 || shape.pixels() <= std::numeric_limits<int64_t>::max() / int64_t(sizeof(double)) / shape.maps,
       "camfast::cam: the heatmaps' byte count overflows");
   STD_TORCH_CHECK(
-      shape.channels <= INT64_MAX / 32 - 1 && shape.samples <= INT64_MAX / (shape.channels / 32 + 1) &&
-          is_countable(shape.samples * (shape.channels / 32 + 1), shape.layer_height, shape.layer_width),
+      shape.channels <= INT64_MAX / 32 - 1 && shape.maps <= INT64_MAX / (shape.channels / 32 + 1) &&
+          is_countable(shape.maps * (shape.channels / 32 + 1), shape.layer_height, shape.layer_width),
       "camfast::cam: activations are too large");
   call.activation_strides = strides_of(activations);
 
   if (gradients.has_value()) {
     STD_TORCH_CHECK(
-        gradients->dim() == 4 && gradients->size(0) == shape.samples && gradients->size(1) == shape.channels &&
+        gradients->dim() == 4 && shape.maps == samples * shape.maps_per_sample && gradients->size(1) == shape.channels &&
             gradients->size(2) == shape.layer_height && gradients->size(3) == shape.layer_width,
-        "camfast::cam: gradients must have the shape of activations");
+        "camfast::cam: gradients must have the shape of activations, or a multiple of their samples");
     STD_TORCH_CHECK(gradients->scalar_type() == type, "camfast::cam: gradients must have the dtype of activations");
     STD_TORCH_CHECK(gradients->device() == activations.device(), "camfast::cam: gradients are on another device");
     call.gradient_strides = strides_of(*gradients);
   } else {
     STD_TORCH_CHECK(
-        weights->dim() == 2 && weights->size(0) == shape.samples && weights->size(1) == shape.channels,
-        "camfast::cam: weights must be [N, C]");
+        weights->dim() == 2 && shape.maps == samples * shape.maps_per_sample && weights->size(1) == shape.channels,
+        "camfast::cam: weights must be [N, C], or a multiple of N");
     STD_TORCH_CHECK(
         weights->scalar_type() == accumulation_type(type),
         "camfast::cam: weights must be float32 (float64 with float64 activations)");
     STD_TORCH_CHECK(weights->device() == activations.device(), "camfast::cam: weights are on another device");
-    call.weights_sample = weights->stride(0);
+    call.weights_map = weights->stride(0);
     call.weights_channel = weights->stride(1);
   }
   return call;
@@ -137,7 +139,7 @@ inline void check_activations(const Tensor& activations) {
 // where T is the type of the activations and Acc the one it accumulates in.
 template <typename Backend>
 void run_cam(const Call& call, const Results& results) {
-  if (call.shape.samples == 0) return;
+  if (call.shape.maps == 0) return;
   switch (call.activations.scalar_type()) {
     case ScalarType::Double:
       return Backend::template run<double, double>(call, results);
@@ -167,8 +169,8 @@ std::tuple<Tensor, Tensor> cam(
 
   const ScalarType accumulation = accumulation_type(activations.scalar_type());
   const Results results{
-      torch::stable::new_empty(activations, {call.shape.samples, height, width}, accumulation),
-      torch::stable::new_empty(activations, {call.shape.samples, 2}, accumulation)};
+      torch::stable::new_empty(activations, {call.shape.maps, height, width}, accumulation),
+      torch::stable::new_empty(activations, {call.shape.maps, 2}, accumulation)};
   run_cam<Backend>(call, results);
   return {results.heatmaps, results.ranges};
 }
@@ -185,13 +187,14 @@ void cam_out(
     const Tensor& heatmaps,
     const Tensor& ranges) {
   check_activations(activations);
-  STD_TORCH_CHECK(
-      heatmaps.dim() == 3 && heatmaps.size(0) == activations.size(0), "camfast::cam: heatmaps must be [N, H, W]");
-  STD_TORCH_CHECK(
-      ranges.dim() == 2 && ranges.size(0) == activations.size(0) && ranges.size(1) == 2,
-      "camfast::cam: ranges must be [N, 2]");
+  STD_TORCH_CHECK(heatmaps.dim() == 3, "camfast::cam: heatmaps must be [M, H, W], not of rank ", heatmaps.dim());
   const Call call = check_operands(
       activations, gradients, weights, rule, heatmaps.size(1), heatmaps.size(2), relu, normalize);
+  const int64_t maps = call.shape.maps;
+  STD_TORCH_CHECK(heatmaps.size(0) == maps, "camfast::cam: heatmaps must be [M, H, W] with M = ", maps);
+  STD_TORCH_CHECK(
+      ranges.dim() == 2 && ranges.size(0) == maps && ranges.size(1) == 2, "camfast::cam: ranges must be [M, 2] with M = ",
+      maps);
   for (const Tensor* out : {&heatmaps, &ranges}) {
     STD_TORCH_CHECK(
         out->scalar_type() == accumulation_type(activations.scalar_type()),

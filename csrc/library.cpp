@@ -3,10 +3,12 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(camfast, m) {
+  // activations: [N, C, h, w]; gradients: [M, C, h, w], or weights: [M, C], with M = K * N for K maps of every sample, one
+  // after the other; heatmaps: [M, H, W]; ranges: [M, 2].
   m.def(
       "cam(Tensor activations, Tensor? gradients=None, Tensor? weights=None, *, str rule=\"gradcam\", "
       "SymInt[2]? size=None, bool relu=True, bool normalize=True) -> (Tensor heatmaps, Tensor ranges)");
-  // Into heatmaps [N, H, W] and ranges [N, 2] that the caller has.
+  // Into heatmaps and ranges that the caller has.
   m.def(
       "cam.out(Tensor activations, Tensor? gradients=None, Tensor? weights=None, *, str rule=\"gradcam\", "
       "bool relu=True, bool normalize=True, Tensor(a!) heatmaps, Tensor(b!) ranges) -> ()");

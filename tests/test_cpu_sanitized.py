@@ -84,6 +84,7 @@ def run(program, simd, *parts):
 @settings(max_examples=80)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 150), st.integers(1, 20), st.integers(1, 20)),
+    maps_per_sample=st.integers(1, 3),
     size=st.tuples(st.integers(1, 40), st.integers(1, 150)),
     layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS))
     | st.sampled_from([(name, name) for name in LAYOUTS]),
@@ -92,21 +93,22 @@ def run(program, simd, *parts):
     flags=st.tuples(st.booleans(), st.booleans()),
     threads=st.integers(1, 3),
 )
-def test_cam(program, simd, shape, size, layouts, dtype, rule, flags, threads):
+def test_cam(program, simd, shape, maps_per_sample, size, layouts, dtype, rule, flags, threads):
     generator = torch.Generator().manual_seed(sum(shape))
     activations = lay_out(torch.randn(shape, generator=generator).to(dtype), layouts[0])
     accumulated = torch.float64 if dtype == torch.float64 else torch.float32
-    gradients, weights = None, None
+    gradients, weights, explained = None, None, (shape[0] * maps_per_sample, *shape[1:])
     if rule is None:
-        weights = torch.randn(shape[:2], generator=generator, dtype=accumulated)
+        weights = torch.randn(explained[:2], generator=generator, dtype=accumulated)
     else:
-        gradients = lay_out(torch.randn(shape, generator=generator).to(dtype), layouts[1])
+        gradients = lay_out(torch.randn(explained, generator=generator).to(dtype), layouts[1])
     relu, normalize = flags
     output = run(
         program,
         simd,
         packed(DTYPES.index(dtype), threads),
-        packed(len(RULES) if rule is None else RULES.index(rule), relu, normalize, *shape, *size),
+        packed(len(RULES) if rule is None else RULES.index(rule), relu, normalize),
+        packed(explained[0], maps_per_sample, *shape[1:], *size),
         operand(activations),
         operand(gradients),
         block(weights),
@@ -114,7 +116,7 @@ def test_cam(program, simd, shape, size, layouts, dtype, rule, flags, threads):
     )
     got = torch.frombuffer(bytearray(output), dtype=accumulated)
     options = dict(size=size, relu=relu, normalize=normalize)
-    expected = ops.cam(activations, gradients, weights, rule=rule or "gradcam", **options)
+    expected = torch.ops.camfast.cam(activations, gradients, weights, rule=rule or "gradcam", **options)
     assert torch.cat([result.flatten() for result in expected]).equal(got)
 
 

@@ -122,13 +122,14 @@ def run_cam(
 ):
     """One launch; `cluster` blocks share the channels of a sample, `shares` blocks (a multiple of it) its rows."""
     samples, channels, layer_height, layer_width = activations.shape
+    maps = len(weights if gradients is None else gradients)
     accumulated = torch.float64 if activations.dtype == torch.float64 else torch.float32
     elements = [0 if t is None else t.untyped_storage().nbytes() // t.element_size() for t in (activations, gradients)]
     header = struct.pack(
-        "26q",
+        "27q",
         TYPES[activations.dtype],
         len(RULES) if gradients is None else RULES.index(rule),
-        *(samples, channels, layer_height, layer_width, *size),
+        *(maps, maps // samples, channels, layer_height, layer_width, *size),
         *activations.stride(),
         *((0,) * 4 if gradients is None else gradients.stride()),
         *(*elements, 0 if weights is None else weights.numel()),
@@ -137,7 +138,7 @@ def run_cam(
     )
     out = execute(program, header + b"".join(map(memory_of, (activations, gradients, weights))), lost)
     values = torch.frombuffer(out, dtype=accumulated)
-    return values[: -2 * samples].view(samples, *size), values[-2 * samples :].view(samples, 2)
+    return values[: -2 * maps].view(maps, *size), values[-2 * maps :].view(maps, 2)
 
 
 def laid_out(tensor, layout):
@@ -234,6 +235,22 @@ def test_given_weights_and_other_block_sizes(programs, threads, cluster):
     expected = cam64(activations, weights=weights, size=(9, 8), relu=False)
     torch.testing.assert_close(heatmaps.double(), expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(ranges.double(), expected[1], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "maps_per_sample", "shares"), [(1, 3, 1), (2, 2, 2), (3, 2, 4)])
+@pytest.mark.parametrize("rule", ["gradcam++", "hirescam", None])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+def test_several_maps_of_a_sample_are_single_calls(programs, samples, maps_per_sample, shares, rule, layout):
+    activations = laid_out(torch.rand(samples, 20, 4, 5), layout)
+    gradients = laid_out(torch.randn(samples * maps_per_sample, 20, 4, 5), layout)
+    explained = dict(weights=gradients.mean((2, 3))) if rule is None else dict(gradients=gradients)
+    options = dict(rule=rule or "gradcam", size=(9, 8), cluster=min(2, shares), shares=shares)
+    got = run_cam(programs["cam", "memory"], activations, **explained, **options)
+    for k in range(maps_per_sample):
+        one = {name: t[k::maps_per_sample].clone() for name, t in explained.items()}
+        expected = run_cam(programs["cam", "memory"], activations, **one, **options)
+        assert got[0][k::maps_per_sample].equal(expected[0])
+        assert got[1][k::maps_per_sample].equal(expected[1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])

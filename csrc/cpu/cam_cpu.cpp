@@ -34,7 +34,7 @@ struct Cpu {
     cam.gradients = call.gradients ? elements(*call.gradients) : nullptr;
     cam.gradient_strides = call.gradient_strides;
     cam.weights = call.weights ? call.weights->const_data_ptr<Acc>() : nullptr;
-    cam.weights_sample = call.weights_sample;
+    cam.weights_map = call.weights_map;
     cam.weights_channel = call.weights_channel;
     cam.heatmaps = results.heatmaps.mutable_data_ptr<Acc>();
     cam.ranges = results.ranges.mutable_data_ptr<Acc>();

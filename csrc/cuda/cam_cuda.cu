@@ -1,4 +1,4 @@
-// Launches cam_kernel.cuh: how many blocks a sample gets, shared memory, stream, registration.
+// Launches cam_kernel.cuh: how many blocks a map gets, shared memory, stream, registration.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,16 +10,16 @@
 namespace camfast {
 namespace {
 
-// The blocks of one sample: `shares`, in clusters of `cluster`.
+// The blocks of one map: `shares`, in clusters of `cluster`.
 struct Spread {
   int cluster, shares;
 };
 
-// Few samples are spread over many blocks, until the device is full or a block's part is too small to be worth it.
+// Few maps are spread over many blocks, until the device is full or a block's part is too small to be worth it.
 Spread spread(const Shape& shape, int multiprocessors, bool clusters) {
   constexpr int64_t worth_a_block = 8192;  // elements
   constexpr int largest_cluster = 8;       // that every device grants
-  const auto fits = [&](int64_t shares) { return shape.samples * shares <= multiprocessors; };
+  const auto fits = [&](int64_t shares) { return shape.maps * shares <= multiprocessors; };
   const int64_t read = shape.channels * shape.layer_pixels();
   Spread result{1, 1};
   if (clusters)
@@ -47,8 +47,8 @@ struct Cuda {
     const Launch launch(call.activations);
     STD_TORCH_CHECK(shape.layer_pixels() < int64_t(1) << 30, "camfast::cam: at most 2^30 layer positions on CUDA");
     const auto [cluster, shares] = spread(shape, launch.multiprocessors(), launch.has_clusters<kernel>());
-    const int64_t blocks = shape.samples * shares;
-    STD_TORCH_CHECK(blocks < int64_t(1) << 31, "camfast::cam: at most 2^31 - 1 samples on CUDA");
+    const int64_t blocks = shape.maps * shares;
+    STD_TORCH_CHECK(blocks < int64_t(1) << 31, "camfast::cam: at most 2^31 - 1 maps on CUDA");
 
     // Kept until the launch is queued; the caching allocator then reuses it in stream order.
     std::optional<Tensor> scratch;
@@ -66,7 +66,7 @@ struct Cuda {
     args.gradients = call.gradients ? call.gradients->const_data_ptr<T>() : nullptr;
     args.gradient_strides = call.gradient_strides;
     args.weights = call.weights ? call.weights->const_data_ptr<Acc>() : nullptr;
-    args.weights_sample = call.weights_sample;
+    args.weights_map = call.weights_map;
     args.weights_channel = call.weights_channel;
     args.scratch = scratch ? scratch->mutable_data_ptr<Acc>() : nullptr;
     args.heatmaps = results.heatmaps.mutable_data_ptr<Acc>();

@@ -1,14 +1,14 @@
 // Class activation maps on CUDA: one launch. No torch header, so that tests can compile the same text for the host,
 // where a small execution model stands in for threads, barriers, shuffles and clusters.
 //
-// A sample has `shares` blocks, in clusters that share its channels; each block writes its share of the rows:
+// A map has `shares` blocks, in clusters that share its channels; each block writes its share of the rows:
 //
 //   weights   the rule's weight of each of the block's channels, kChannelChunk at a time
 //   sum       L [h, w] of the block's channels: weights times activations, or the rule's contributions
 //   gather    each block of the cluster adds up one slice of the positions over all blocks, applies ReLU and marks what
 //             is unusable; then all read all slices. Every block has the whole L now
 //   range     from the corners of the upsampled map
-//   pixels    each written once, finished. One unusable value makes a sample a zero map with a NaN range
+//   pixels    each written once, finished. One unusable value makes a map zero and its range NaN
 //
 // Weights and sum are sums along one axis of the matrix of channels and positions. Whichever axis lies contiguous in
 // memory has neighbouring threads side by side (sums.cuh):
@@ -59,15 +59,15 @@ struct CamArguments {
   Shape shape;
   const T* activations;  // [N, C, h, w], any strides
   Strides activation_strides;
-  const T* gradients;  // the same, or null where weights are given
+  const T* gradients;  // [M, C, h, w] likewise, or null where weights are given
   Strides gradient_strides;
-  const Acc* weights;  // [N, C], or null where gradients are given
-  int64_t weights_sample, weights_channel;
+  const Acc* weights;  // [M, C], or null where gradients are given
+  int64_t weights_map, weights_channel;
   Acc* scratch;   // [blocks, h * w], or null where L fits in shared memory
-  Acc* heatmaps;  // [N, H, W]
-  Acc* ranges;    // [N, 2]
+  Acc* heatmaps;  // [M, H, W]
+  Acc* ranges;    // [M, 2]
   bool relu, normalize;
-  int shares;  // blocks of a sample: one cluster or several
+  int shares;  // blocks of a map: one cluster or several
 };
 
 // Dynamic shared memory of one block, in the order it is laid out. The host asks for bytes(), the kernel slices.
@@ -90,7 +90,7 @@ struct CamShared {
   }
 };
 
-// Some channels of one sample's A or G.
+// Some channels of one sample's A or one map's G.
 template <typename T, typename Path>
 class Channels {
  public:
@@ -207,14 +207,15 @@ __device__ inline void add_interleaved(int count, int positions, Acc* layer, con
   }
 }
 
-// What the block knows of its sample.
+// What the block knows of its map.
 template <typename Rule, typename T, typename Acc>
 class CamBlock {
  public:
   __device__ CamBlock(const CamArguments<T, Acc>& args, unsigned char* memory)
       : args_(args),
         shape_(args.shape),
-        sample_(blockIdx.x / args.shares),
+        map_(blockIdx.x / args.shares),
+        sample_(blockIdx.x / static_cast<unsigned>(args.shares * args.shape.maps_per_sample)),
         share_(static_cast<int>(blockIdx.x % args.shares)),
         rank_(cluster::rank()),
         blocks_(cluster::size()),
@@ -228,8 +229,8 @@ class CamBlock {
     const Range<Acc> range = usable ? interpolated_range(map(), rows(), columns(), shared_.row_taps)
                                     : Range<Acc>{static_cast<Acc>(nan("")), static_cast<Acc>(nan(""))};
     if (share_ == 0 && threadIdx.x == 0) {
-      args_.ranges[2 * sample_] = range.low;
-      args_.ranges[2 * sample_ + 1] = range.high;
+      args_.ranges[2 * map_] = range.low;
+      args_.ranges[2 * map_ + 1] = range.high;
     }
     constexpr int wide = 16 / sizeof(Acc);
     if (shape_.width % wide == 0 && reinterpret_cast<uintptr_t>(args_.heatmaps) % 16 == 0)
@@ -282,7 +283,7 @@ class CamBlock {
     for (int64_t first = begin; first < end; first += kChannelChunk) {
       const int count = static_cast<int>(end - first < kChannelChunk ? end - first : int64_t(kChannelChunk));
       const Channels<T, Path> activations(args_.activations, args_.activation_strides, sample_, first, shape_);
-      const Channels<T, Path> gradients(args_.gradients, args_.gradient_strides, sample_, first, shape_);
+      const Channels<T, Path> gradients(args_.gradients, args_.gradient_strides, map_, first, shape_);
       if constexpr (Rule::kElementwise) {
         using Pair = Elements<T, Path::kVector>;
         add<kInterleaved, Path>(
@@ -305,14 +306,14 @@ class CamBlock {
   template <bool kInterleaved, typename Path>
   __device__ void weigh(int64_t first, int count) {
     if constexpr (std::is_same_v<Rule, GivenWeights>) {
-      const Acc* weights = args_.weights + sample_ * args_.weights_sample + first * args_.weights_channel;
+      const Acc* weights = args_.weights + map_ * args_.weights_map + first * args_.weights_channel;
       for (int c = threadIdx.x; c < count; c += blockDim.x) shared_.weights[c] = weights[c * args_.weights_channel];
     } else {
       // Along the positions, one channel a thread: a rule's sums are of one channel.
       using Column = std::conditional_t<Path::kGapless, NarrowPath<T>, StridedPath<T>>;
       using WeighPath = std::conditional_t<kInterleaved, Column, Path>;
       const Channels<T, WeighPath> activations(args_.activations, args_.activation_strides, sample_, first, shape_);
-      const Channels<T, WeighPath> gradients(args_.gradients, args_.gradient_strides, sample_, first, shape_);
+      const Channels<T, WeighPath> gradients(args_.gradients, args_.gradient_strides, map_, first, shape_);
       if constexpr (kInterleaved)
         weigh_interleaved<Rule>(activations, gradients, count, positions_, shared_.partial, shared_.weights);
       else
@@ -328,7 +329,7 @@ class CamBlock {
       add_planar<Path>(count, positions_, shared_.partial, layer_, read, term);
   }
 
-  // The whole L in every block of the cluster; false where the sample is unusable.
+  // The whole L in every block of the cluster; false where the map is unusable.
   __device__ bool gather() {
     const int slice = (positions_ + blocks_ - 1) / blocks_;
     const int begin = rank_ * slice, end = begin + slice < positions_ ? begin + slice : positions_;
@@ -350,7 +351,7 @@ class CamBlock {
 
   template <int V>
   __device__ void write_pixels(bool usable, const Range<Acc>& range) const {
-    Acc* heatmap = args_.heatmaps + sample_ * shape_.pixels();
+    Acc* heatmap = args_.heatmaps + map_ * shape_.pixels();
     const int64_t begin = shape_.height * share_ / args_.shares, end = shape_.height * (share_ + 1) / args_.shares;
     if (!usable) {
       for (int64_t i = begin * shape_.width + threadIdx.x; i < end * shape_.width; i += blockDim.x) heatmap[i] = 0;
@@ -382,7 +383,7 @@ class CamBlock {
 
   const CamArguments<T, Acc>& args_;
   const Shape& shape_;
-  const int64_t sample_;
+  const int64_t map_, sample_;
   const int share_, rank_, blocks_, positions_;
   const CamShared<Acc> shared_;
   Acc* const layer_;

@@ -61,7 +61,8 @@ void run_cam(const Threads& threads) {
   call.relu = number();
   call.normalize = number();
   camfast::Shape& shape = call.shape;
-  for (int64_t* side : {&shape.samples, &shape.channels, &shape.layer_height, &shape.layer_width, &shape.height, &shape.width})
+  for (int64_t* side : {&shape.maps, &shape.maps_per_sample, &shape.channels, &shape.layer_height, &shape.layer_width,
+                        &shape.height, &shape.width})
     *side = number();
   const auto tensor = [](camfast::Strides& strides, const Block<T>& storage) -> const T* {
     const int64_t offset = number();
@@ -74,10 +75,10 @@ void run_cam(const Threads& threads) {
   call.gradients = tensor(call.gradient_strides, gradients);
   const Block<Acc> weights = block<Acc>();
   call.weights = weights.count > 0 ? weights.data.get() : nullptr;
-  call.weights_sample = number();
+  call.weights_map = number();
   call.weights_channel = number();
-  const Block<Acc> heatmaps{shape.samples * shape.pixels(), std::unique_ptr<Acc[]>(new Acc[shape.samples * shape.pixels()])};
-  const Block<Acc> ranges{2 * shape.samples, std::unique_ptr<Acc[]>(new Acc[2 * shape.samples])};
+  const Block<Acc> heatmaps{shape.maps * shape.pixels(), std::unique_ptr<Acc[]>(new Acc[shape.maps * shape.pixels()])};
+  const Block<Acc> ranges{2 * shape.maps, std::unique_ptr<Acc[]>(new Acc[2 * shape.maps])};
   call.heatmaps = heatmaps.data.get();
   call.ranges = ranges.data.get();
   camfast::compute_cam(call, threads);

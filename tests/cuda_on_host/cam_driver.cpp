@@ -16,7 +16,7 @@ struct BFloat16 {
 };
 
 struct Case {
-  std::int64_t type, rule, samples, channels, layer_height, layer_width, height, width;
+  std::int64_t type, rule, maps, maps_per_sample, channels, layer_height, layer_width, height, width;
   std::int64_t activation_strides[4], gradient_strides[4];
   std::int64_t activation_count, gradient_count, weight_count;
   std::int64_t offset;  // of the first element of activations and gradients
@@ -33,16 +33,16 @@ int run(const Case& c) {
   const auto weights = streams::read<Acc>(c.weight_count);
 
   camfast::CamArguments<T, Acc> args;
-  args.shape = {c.samples, c.channels, c.layer_height, c.layer_width, c.height, c.width};
-  const std::int64_t blocks = c.samples * c.shares, layer_pixels = args.shape.layer_pixels();
-  streams::Values<Acc> heatmaps(c.samples * args.shape.pixels(), Acc(-7)), ranges(2 * c.samples, Acc(-7));
+  args.shape = {c.maps, c.maps_per_sample, c.channels, c.layer_height, c.layer_width, c.height, c.width};
+  const std::int64_t blocks = c.maps * c.shares, layer_pixels = args.shape.layer_pixels();
+  streams::Values<Acc> heatmaps(c.maps * args.shape.pixels(), Acc(-7)), ranges(2 * c.maps, Acc(-7));
   streams::Values<Acc> scratch(c.keep_layer_in_shared ? 0 : blocks * layer_pixels);
   args.activations = activations.data() + c.offset;
   args.activation_strides = strides(c.activation_strides);
   args.gradients = gradients.empty() ? nullptr : gradients.data() + c.offset;
   args.gradient_strides = strides(c.gradient_strides);
   args.weights = weights.empty() ? nullptr : weights.data();
-  args.weights_sample = c.channels;
+  args.weights_map = c.channels;
   args.weights_channel = 1;
   args.scratch = scratch.empty() ? nullptr : scratch.data();
   args.heatmaps = heatmaps.data();
