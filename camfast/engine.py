@@ -206,7 +206,9 @@ class Engine(ABC):
             self._layers = self._find_layers(batch)
         structure = Structure(self.model, weights=self._options.copies)
         subject = Subject(self.model, self._layers, self._select, self._pick, self.reshape_transform is not None)
-        runner, plan = make_plan(subject, batch, self._options)
+        # Whatever the caller's modes are, the plan outlives them.
+        with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
+            runner, plan = make_plan(subject, normal_tensors(batch), self._options)
         return _Made(structure, batch.form, runner, plan, Graphs() if self._graphs else None)
 
     @abstractmethod

@@ -133,6 +133,12 @@ def _truncated(
         with torch.enable_grad():
             scores, targets = score(output)
         found = gradients_of(scores, list(activations.values()))
+    lost = [name for name, gradient in zip(activations, found, strict=True) if gradient is None]
+    if graph_before_layer and seen.without_grad.intersection(lost):
+        raise ValueError(
+            f"no gradient flows back to layer {lost[0]!r}, which the model runs with grad mode off, as inside a "
+            "reentrant checkpoint; there, use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
     gradients = by_name(activations, found)
     detached = {name: activation.detach() for name, activation in activations.items()}
     return GradientPass(detached, gradients, None, output.detach(), targets)
@@ -155,28 +161,17 @@ def by_name(activations: Mapping[str, Tensor], found: Sequence[Tensor | None]) -
 def gradients_of(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
     """The gradients of scores [N] with respect to each input, summed over the samples; of scores [N, K], with K as the
     second dimension. None where the scores do not depend on an input.
-
-    Raises:
-        ValueError: a reentrant checkpoint is on the way.
     """
     if not scores.requires_grad:
         return [None] * len(inputs)
     ones = torch.ones_like(scores)
-    try:
-        if scores.dim() == 1:
-            return list(torch.autograd.grad(scores, inputs, ones, allow_unused=True))
-        if scores.shape[1] == 1:
-            found: Sequence[Tensor | None] = torch.autograd.grad(scores, inputs, ones, allow_unused=True)
-            return [None if gradient is None else gradient[:, None] for gradient in found]
-        found = _batched_gradients(scores, inputs)
-        return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]
-    except RuntimeError as error:
-        if "Checkpointing is not compatible with .grad()" in str(error):
-            raise ValueError(
-                "the target layer lies inside a reentrant checkpoint, which gives no gradients there; build the model "
-                "with torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-            ) from error
-        raise
+    if scores.dim() == 1:
+        return list(torch.autograd.grad(scores, inputs, ones, allow_unused=True))
+    if scores.shape[1] == 1:
+        found: Sequence[Tensor | None] = torch.autograd.grad(scores, inputs, ones, allow_unused=True)
+        return [None if gradient is None else gradient[:, None] for gradient in found]
+    found = _batched_gradients(scores, inputs)
+    return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]
 
 
 def _batched_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -209,6 +204,8 @@ class _Seen:
         self._names = list(layers)
         self._cut = cut
         self._activations: dict[str, Tensor] = {}
+        self.without_grad: set[str] = set()
+        """Layers that ran with grad mode off."""
 
     def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor]:
         name = self._names[index]
@@ -224,6 +221,8 @@ class _Seen:
                 return activation.clone()
             if not activation.requires_grad:
                 activation = activation.detach().requires_grad_()
+            if not torch.is_grad_enabled():
+                self.without_grad.add(name)
             # Also where an earlier target layer, or the model, has begun a graph: that one goes on through here.
             torch.set_grad_enabled(True)
             self._activations[name] = activation

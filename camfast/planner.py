@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camfast import passes
 from camfast.errors import is_out_of_memory
-from camfast.inputs import Batch
+from camfast.inputs import Batch, normal_tensors
 from camfast.optimize import onednn
 from camfast.optimize.compiled import Compiled
 from camfast.optimize.simplify import simplify
@@ -103,7 +103,7 @@ class _Copying:
         gradient: str,
     ) -> None:
         self._subject = subject
-        self._batch = batch
+        self._given = batch
         self._options = options
         self._traced = traced
         self._tail = tail
@@ -112,10 +112,13 @@ class _Copying:
         self._dtype = self._own if options.precision is None else PRECISIONS[options.precision]
         self._notes: list[str] = []
 
+    @property
+    def _fresh_batch(self) -> Batch:
+        """The batch at hand, to be changed in place by whoever does that."""
+        return normal_tensors(self._given).map(torch.clone)
+
     def result(self, otherwise: Runner) -> tuple[Runner, Plan]:
-        wanted = passes.forward(
-            self._subject.model, self._subject.layers, self._batch.map(torch.clone), self._subject.select
-        )
+        wanted = passes.forward(self._subject.model, self._subject.layers, self._fresh_batch, self._subject.select)
         levels = {"none": [], "inference": ["inference"], "compile": ["compile", "inference"]}[self._options.optimize]
         for level in levels:
             try:
@@ -144,7 +147,7 @@ class _Copying:
         except Exception as error:
             raise _Unusable(f"its modules cannot be copied ({_first_line(error)})") from error
         try:
-            folded = simplify(parts.before, (self._batch.tensors,))
+            folded = simplify(parts.before, (self._fresh_batch.tensors,))
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -154,8 +157,8 @@ class _Copying:
                 part.to(self._dtype)
         parts.before.to(memory_format=torch.channels_last)
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(self._dtype)]
-        if level == "inference" and self._batch.images.device.type == "cpu" and onednn.available(self._dtype):
-            tensors = tuple(self._convert(tensor) for tensor in self._batch.tensors)
+        if level == "inference" and self._given.images.device.type == "cpu" and onednn.available(self._dtype):
+            tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
             try:
                 packed = onednn.pack_convolutions(parts.before, (tensors,))
             except Exception as error:
@@ -181,7 +184,7 @@ class _Copying:
         layers = {name: model.get_submodule(name) for name in subject.layers}
         copied = dataclasses.replace(subject, model=model, layers=layers)
         try:
-            runner, plan = make_plan(copied, self._batch.map(self._cast), Options())
+            runner, plan = make_plan(copied, self._fresh_batch.map(self._cast), Options())
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -202,7 +205,7 @@ class _Copying:
     def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
         """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
         try:
-            got = runner.forward(self._batch)
+            got = runner.forward(self._fresh_batch)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -91,7 +91,7 @@ def find_tail(trace: Trace, layer: str) -> Tail:
     steps: list[str] = []
     node, rectified = trace.layers[layer], False
     while True:
-        users = list(node.users)
+        users = [user for user in node.users if not _asks_size(user)]
         if len(users) != 1:
             raise NoTail(f"what {layer!r} puts out goes {len(users)} ways" if users else f"nothing follows {layer!r}")
         (node,) = users
@@ -143,6 +143,12 @@ def _flattens(node: fx.Node, copies: dict[fx.Node, fx.Node]) -> bool:
     """Whether a node is ``x.view(n, -1)`` of something pooled, ``n`` being how many samples something else has."""
     source, *sizes = node.args
     return source in copies and len(sizes) == 2 and sizes[1:] == [-1] and _is_batch_size(sizes[0])
+
+
+def _asks_size(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and node.args[1:] in (("shape",), ("ndim",))
 
 
 def _is_batch_size(value: Any) -> bool:

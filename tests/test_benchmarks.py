@@ -6,6 +6,27 @@ import sys
 
 from conftest import ROOT
 
+from camfast.images import read_image
+
+# Run with benchmarks/ on the path, where its files find each other.
+DRAW = """
+import json, pathlib, sys
+sys.path.insert(0, "benchmarks")
+from engine_chart import draw
+draw(json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2]))
+"""
+ALONE = """
+import json, pathlib, sys
+sys.path.insert(0, "benchmarks")
+import torch
+from engine_models import build, images
+from engine_process import in_fresh_process, save
+folder = pathlib.Path(sys.argv[1])
+device = torch.device("cpu")
+save(build("resnet18", device), images(8, device), folder / "model.pt")
+print(json.dumps(in_fresh_process(folder / "model.pt", "default", folder / "cache")))
+"""
+
 
 def python(*arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -29,3 +50,39 @@ def test_the_operator_benchmark_runs(tmp_path):
         assert all(summary["median"] > 0 for summary in case["milliseconds"].values())
     assert "[8, 512, 7, 7] → 224×224" in done.stdout
     assert results["machine"]["torch"]
+
+
+def test_the_engine_benchmark_runs(tmp_path):
+    done = python(
+        "benchmarks/bench_engine.py", "--quick", "--seconds", "0.001", "--json", str(tmp_path / "engine.json")
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "engine.json").read_text())
+    (case,) = results["cases"]
+    timed = {"plain", "default", "inference", "inference bf16", "grad-cam", "torchcam", "captum"}
+    assert set(case["milliseconds"]) == timed
+    assert all(summary["median"] > 0 for summary in case["milliseconds"].values())
+    assert case["difference_from_default"]["grad-cam"] < 1e-3
+    assert "gradient" in case["plans"]["default"]
+    assert set(results["several_classes"]["milliseconds"]) == {"plain", "one", "several"}
+    assert set(results["fidelity"]["modes"]) == {"inference", "inference bf16"}
+    exact = results["fidelity"]["modes"]["inference"]
+    assert exact["max_difference"] < 1e-3
+    assert exact["top_tenth_least"] > 0.99
+    assert exact["same_class"] == 1
+
+    assert "| resnet18, 1 |" in done.stdout
+    assert f"{case['milliseconds']['plain']['median']:.1f} ms" in done.stdout
+    assert "| inference, bf16 |" in done.stdout
+    picture = tmp_path / "engine.png"
+    drawn = python("-c", DRAW, str(tmp_path / "engine.json"), str(picture))
+    assert drawn.returncode == 0, drawn.stderr
+    assert read_image(picture).std() > 0
+
+
+def test_a_process_of_its_own_tells_memory_and_the_first_result(tmp_path):
+    done = python("-c", ALONE, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["first_seconds"] > 0
+    assert found["peak_bytes"] > 8 * 64 * 112 * 112 * 4  # at least the largest map of the model

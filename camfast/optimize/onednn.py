@@ -146,7 +146,7 @@ def _is_free_after(
     other: fx.Node, chain: list[fx.Node], packed: dict[fx.Node, Packed], part: fx.GraphModule, order: dict[fx.Node, int]
 ) -> bool:
     """Whether a chain may write the memory of a map that it reads: that is new memory, and nobody needs it later."""
-    if other not in packed and type(called_module(part, other)) is not nn.MaxPool2d:
+    if other not in packed and type(called_module(part, other)) not in (nn.Conv2d, nn.MaxPool2d):
         return False
     return all(
         user in chain
