@@ -72,6 +72,17 @@ class TestImage:
         mixed = 0.3 * cat + 0.7 * heatmap
         assert np.abs(overlay - mixed).max() <= 1
 
+    def test_a_faster_copy(self, run, tmp_path, cat):
+        plain, faster = ["image", demo.photo_path(), "--layout", "overlay", "-o"], ["--optimize", "inference"]
+        assert run(*plain, tmp_path / "plain")[0] == 0
+        assert run(*plain, tmp_path / "faster", *faster)[0] == 0
+        assert run(*plain, tmp_path / "half", *faster, "--precision", "bf16")[0] == 0
+        exact, same, half = (
+            read_image(next((tmp_path / name).iterdir())).astype(int) for name in ("plain", "faster", "half")
+        )
+        assert abs(exact - same).max() <= 8  # levels are rounded
+        assert 0 < abs(exact - half).mean() < 4
+
     def test_with_a_crop_the_rest_of_the_photo_is_untouched(self, run, tmp_path, cat):
         run("image", demo.photo_path(), "-o", tmp_path, "--layout", "overlay")
         got = read_image(tmp_path / "chelsea.png")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from camfast.engine import Engine
 from camfast.explanation import Explanation
+from camfast.inputs import Inputs
 from camfast.methods.cam import CAM
 from camfast.methods.gradcam import GradCAM
 from camfast.suggest import did_you_mean
@@ -32,7 +33,7 @@ def get_method(name: str) -> type[Engine]:
 
 def explain(
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     method: str = "gradcam",
     *,
     targets: Target = None,
@@ -45,10 +46,11 @@ def explain(
 
     Args:
         model: the model.
-        x: [N, C, H, W], what the model takes.
+        x: what the model takes: images [N, C, H, W], or several inputs; see :meth:`camfast.GradCAM.explain`.
         method: ``"gradcam"`` or ``"cam"``.
         targets: what to explain; see :meth:`camfast.GradCAM.explain`.
         size: (height, width) of the heatmaps; None takes that of ``x``.
-        options: passed to the method's class: ``target_layers``, ``reshape_transform``, ``output``.
+        options: passed to the method's class: ``target_layers``, ``reshape_transform``, ``output``,
+            ``optimize``, ``precision``, ``graphs``.
     """
     return get_method(method)(model, **options).explain(x, targets, size=size)
