@@ -45,7 +45,7 @@ def check_cam(
     batch: tuple[int, ...] = (samples,)
     if gradients is not None:
         check_floating("gradients", gradients)
-        if gradients.shape != activations.shape:
+        if gradients.dim() == 5 or gradients.shape != activations.shape:
             batch = _several("gradients", gradients, activations.shape)
         if gradients.dtype != activations.dtype:
             raise TypeError(f"gradients has dtype {gradients.dtype}; expected that of activations, {activations.dtype}")
@@ -54,7 +54,7 @@ def check_cam(
         if rule != "gradcam":
             raise ValueError(f"rule={rule!r} needs gradients, but weights were given; leave the rule out")
         check_floating("weights", weights)
-        if weights.shape != activations.shape[:2]:
+        if weights.dim() == 3 or weights.shape != activations.shape[:2]:
             batch = _several("weights", weights, activations.shape[:2])
         check_device("weights", weights, "activations", activations)
 

@@ -47,7 +47,7 @@ def cam(
         R = max(L, 0) if relu        U = bilinear(R, size)
         M = (U - min U) / (max U - min U), per map; all zeros where max U = min U
 
-    Every sample gets one map, or K of them (of K classes, say), each with the bits of a call of its own.
+    Every sample gets one map, or K of them (of K classes, say), each as from a call of its own; on the CPU bitwise.
 
     The interpolation has half-pixel centres and clamped edges (``align_corners=False``, no antialiasing). A map
     with a NaN or an infinity in its operands, or with values of ``L`` beyond 2**126, becomes zeros and its range NaN;

@@ -109,8 +109,9 @@ inline Call check_operands(
 
   if (gradients.has_value()) {
     STD_TORCH_CHECK(
-        gradients->dim() == 4 && shape.maps == samples * shape.maps_per_sample && gradients->size(1) == shape.channels &&
-            gradients->size(2) == shape.layer_height && gradients->size(3) == shape.layer_width,
+        gradients->dim() == 4 && shape.maps == samples * shape.maps_per_sample &&
+            gradients->size(1) == shape.channels && gradients->size(2) == shape.layer_height &&
+            gradients->size(3) == shape.layer_width,
         "camfast::cam: gradients must have the shape of activations, or a multiple of their samples");
     STD_TORCH_CHECK(gradients->scalar_type() == type, "camfast::cam: gradients must have the dtype of activations");
     STD_TORCH_CHECK(gradients->device() == activations.device(), "camfast::cam: gradients are on another device");
@@ -193,8 +194,8 @@ void cam_out(
   const int64_t maps = call.shape.maps;
   STD_TORCH_CHECK(heatmaps.size(0) == maps, "camfast::cam: heatmaps must be [M, H, W] with M = ", maps);
   STD_TORCH_CHECK(
-      ranges.dim() == 2 && ranges.size(0) == maps && ranges.size(1) == 2, "camfast::cam: ranges must be [M, 2] with M = ",
-      maps);
+      ranges.dim() == 2 && ranges.size(0) == maps && ranges.size(1) == 2,
+      "camfast::cam: ranges must be [M, 2] with M = ", maps);
   for (const Tensor* out : {&heatmaps, &ranges}) {
     STD_TORCH_CHECK(
         out->scalar_type() == accumulation_type(activations.scalar_type()),

@@ -201,6 +201,21 @@ def test_expanded_operands_are_read_in_place():
     torch.testing.assert_close(got[0].double(), expected[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rule", RULES)
+def test_planes_of_any_strides_give_the_same_bits(rule, dtype):
+    others = ["contiguous", "transposed", "sliced", "batch_last"]
+    mixed = [("contiguous", "channels_last"), ("channels_last", "contiguous"), ("channels_last", "sliced")]
+    for shape in [(2, 39, 7, 7), (2, 33, 3, 3), (1, 18, 20, 21)]:
+        activations, gradients = pair(*shape, dtype=dtype)
+        expected = ops.cam(activations, gradients, rule=rule, size=(9, 16))
+        for layouts in mixed + [(a, g) for a in others for g in others]:
+            laid_out = map(lay_out, (activations, gradients), layouts)
+            got = ops.cam(*laid_out, rule=rule, size=(9, 16))
+            assert got[0].equal(expected[0])
+            assert got[1].equal(expected[1])
+
+
 def test_results_do_not_depend_on_the_batch():
     activations, gradients = pair(5, 33, 7, 9)
     together = ops.cam(activations, gradients, size=(30, 31))

@@ -45,17 +45,16 @@ inline bool weighs_channels(RuleId id) {
   return weighs;
 }
 
-inline bool planes_are_contiguous(const Strides& strides, const Shape& shape) {
-  return strides.column == 1 && strides.row == shape.layer_width && shape.layer_pixels() >= kLanes;
-}
-
 // 1. for planes: partial maps [M, blocks, slots].
 template <typename T, typename Acc, typename Parallel>
 void sum_planes(const CpuCam<T, Acc>& call, int64_t blocks, Acc* partials, const Parallel& parallel) {
   const Shape& shape = call.shape;
   const auto accumulate = kernels().cam<T>().accumulate[int(call.rule)];
-  const bool pack = !planes_are_contiguous(call.activation_strides, shape) ||
-                    (call.gradients != nullptr && !planes_are_contiguous(call.gradient_strides, shape));
+  const auto contiguous = [&](const Strides& strides) {
+    return planes_are_contiguous(strides, shape.layer_height, shape.layer_width);
+  };
+  const bool pack = !contiguous(call.activation_strides) ||
+                    (call.gradients != nullptr && !contiguous(call.gradient_strides));
   const int64_t pixels = shape.layer_pixels();
   parallel(shape.maps * blocks, kBlockChannels * pixels, [&](int64_t begin, int64_t end) {
     const Buffer<Acc> packed(pack ? packed_size(pixels) : 0);

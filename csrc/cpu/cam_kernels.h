@@ -107,12 +107,28 @@ CAMFAST_INLINE void add_planes(
   if (i < pixels) add(pixels - kLanes, i);
 }
 
+// `count` planes of any strides as contiguous ones, in `room` where they are not.
 template <typename T, typename Acc>
-void pack_plane(const T* from, const Strides& strides, int64_t height, int64_t width, Acc* to) {
-  for (int64_t y = 0; y < height; ++y)
-    for (int64_t x = 0; x < width; ++x)
-      to[y * width + x] = value_of<Acc>(from[y * strides.row + x * strides.column]);
-  for (int64_t i = height * width; i < kLanes; ++i) to[i] = 0;  // of which every rule makes zero
+PlaneSpan<Acc> packed_planes(
+    const T* from, const Strides& strides, int64_t count, int64_t height, int64_t width, Acc* room) {
+  if constexpr (std::is_same_v<T, Acc>)
+    if (planes_are_contiguous(strides, height, width)) return {from, strides.channel};
+  const int64_t stride = slots(height * width);
+  if (strides.channel == 1 && count == kChannelGroup) {  // channels-last: what lies together is read together
+    for (int64_t y = 0; y < height; ++y)
+      for (int64_t x = 0; x < width; ++x)
+        for (int64_t k = 0; k < kChannelGroup; ++k)
+          room[k * stride + y * width + x] = value_of<Acc>(from[y * strides.row + x * strides.column + k]);
+  } else {
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t y = 0; y < height; ++y) {
+        const T* row = from + k * strides.channel + y * strides.row;
+        for (int64_t x = 0; x < width; ++x) room[k * stride + y * width + x] = value_of<Acc>(row[x * strides.column]);
+      }
+  }
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t i = height * width; i < kLanes; ++i) room[k * stride + i] = 0;  // of which every rule makes zero
+  return {room, stride};
 }
 
 template <typename Rule, typename E, typename Acc>
@@ -136,26 +152,20 @@ void accumulate(const ChannelBlock<T, Acc>& block) {
         PlaneSpan<T>{block.gradients, block.gradient_strides.channel}, 0, block.channels, pixels);
     return;
   }
-  const int64_t room = slots(pixels);
-  Acc* activations = block.packed;
-  Acc* gradients = block.packed + kChannelGroup * room;
   const ChannelBlock<Acc, Acc> packed{
       nullptr, nullptr, {}, {}, block.weights, block.weights_stride, block.channels, block.height, block.width, nullptr,
       block.sums};
   for (int64_t first = 0; first < block.channels; first += kChannelGroup) {
     const int64_t count = block.channels - first < kChannelGroup ? block.channels - first : kChannelGroup;
-    for (int64_t k = 0; k < count; ++k) {
-      pack_plane(
-          block.activations + (first + k) * block.activation_strides.channel, block.activation_strides, block.height,
-          block.width, activations + k * room);
-      if constexpr (kNeedsGradients)
-        pack_plane(
-            block.gradients + (first + k) * block.gradient_strides.channel, block.gradient_strides, block.height,
-            block.width, gradients + k * room);
-    }
-    add_channels<Rule>(
-        packed, PlaneSpan<Acc>{activations, room}, PlaneSpan<Acc>{gradients, room}, first, count,
-        pixels < kLanes ? kLanes : pixels);
+    const PlaneSpan<Acc> activations = packed_planes(
+        block.activations + first * block.activation_strides.channel, block.activation_strides, count, block.height,
+        block.width, block.packed);
+    PlaneSpan<Acc> gradients{};
+    if constexpr (kNeedsGradients)
+      gradients = packed_planes(
+          block.gradients + first * block.gradient_strides.channel, block.gradient_strides, count, block.height,
+          block.width, block.packed + kChannelGroup * slots(pixels));
+    add_channels<Rule>(packed, activations, gradients, first, count, pixels < kLanes ? kLanes : pixels);
   }
 }
 

@@ -44,6 +44,11 @@ CAMFAST_HOST_DEVICE constexpr int64_t slots(int64_t pixels) {
   return round_up(pixels, kLanes);
 }
 
+// Whether planes can be read as they lie, by whole lanes.
+CAMFAST_HOST_DEVICE bool planes_are_contiguous(const Strides& strides, int64_t height, int64_t width) {
+  return strides.column == 1 && strides.row == width && height * width >= kLanes;
+}
+
 constexpr int64_t kChannelGroup = 4;  // planes that are added in one go
 CAMFAST_HOST_DEVICE constexpr int64_t packed_size(int64_t pixels) {
   return 2 * kChannelGroup * slots(pixels);
