@@ -21,7 +21,7 @@ from camfast.layers import channels_last, find_target_layer, resolve_layers, tra
 from camfast.optimize.graphs import Graphs
 from camfast.passes import prepared
 from camfast.plan import Plan
-from camfast.planner import Options, Subject, make_plan
+from camfast.planner import Options, Subject, make_plan, samples_are_independent
 from camfast.runners import Runner
 from camfast.streaming import stream
 from camfast.structure import Structure, is_hooked
@@ -79,11 +79,14 @@ class Engine(ABC):
         self._layers: Mapping[str, nn.Module] | None = None
         if target_layers is not None:
             self._layers = resolve_layers(self.model, target_layers)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Makes the next call plan anew."""
         self._lock = threading.RLock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Makes the next call plan anew, and copy the model's weights again where copies run.
+
+        Needed only after weights were changed in a way that PyTorch does not count (through ``.data``, or NumPy).
+        """
         self._made: _Made | None = None
 
     @property
@@ -126,6 +129,8 @@ class Engine(ABC):
         batch = check_inputs(x)
         wanted = check_targets(targets, len(batch))
         size = batch.size if size is None else size
+        if self._graphs and not batch.images.is_cuda:
+            raise ValueError(f"graphs=True needs images on a CUDA device; x is on {batch.images.device}")
         if len(batch) == 0:
             return self._explain_nothing(batch, targets, size)
         try:
@@ -177,8 +182,11 @@ class Engine(ABC):
         if made is None or made.form != batch.form or not made.structure.still_holds():
             with self._lock:
                 if self._made is made:  # no other thread has planned meanwhile
-                    self._made = self._planned(batch)
-                made = self._made
+                    made = self._planned(batch)
+                    # What is not finite proves nothing: a plan made of it is for this call alone.
+                    self._made = made if bool(batch.images.isfinite().all()) else None
+                else:
+                    made = self._made
         assert made is not None
         explained = self._replayed(made, batch, targets, size)
         if explained is None:
@@ -193,8 +201,6 @@ class Engine(ABC):
         """By a CUDA graph, where graphs were asked for and can be had."""
         if made.graphs is None:
             return None
-        if not batch.images.is_cuda:
-            raise ValueError(f"graphs=True needs images on a CUDA device; x is on {batch.images.device}")
         if made.classes is None or is_hooked(tuple(self.model.modules())):
             return None  # the first call shows how many classes there are; hooks would not see a replay
         if isinstance(targets, Classes):
@@ -204,12 +210,13 @@ class Engine(ABC):
     def _planned(self, batch: Batch) -> _Made:
         if self._layers is None:
             self._layers = self._find_layers(batch)
-        structure = Structure(self.model, weights=self._options.copies)
         subject = Subject(self.model, self._layers, self._select, self._pick, self.reshape_transform is not None)
         # Whatever the caller's modes are, the plan outlives them.
         with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
             runner, plan = make_plan(subject, normal_tensors(batch), self._options)
-        return _Made(structure, batch.form, runner, plan, Graphs() if self._graphs else None)
+            pad = self._graphs and samples_are_independent(subject, normal_tensors(batch))
+        structure = Structure(self.model, weights=self._options.copies or self._graphs)
+        return _Made(structure, batch.form, runner, plan, Graphs(pad=pad) if self._graphs else None)
 
     @abstractmethod
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
@@ -314,7 +321,8 @@ class Engine(ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._forget()
+        self._lock = threading.RLock()
+        self.forget()
 
     def __enter__(self: Self) -> Self:
         return self

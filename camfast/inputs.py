@@ -12,7 +12,7 @@ from torch import Tensor
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]"
 
-_COMPARABLE = (bool, int, float, complex, str, bytes, type(None))
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Batch:
     @property
     def form(self) -> tuple[Any, ...]:
         """What does not depend on the tensors: their places and names, and the values of all that is none."""
-        kinds = (Tensor if isinstance(v, Tensor) else v if isinstance(v, _COMPARABLE) else id(v) for v in self.values)
+        kinds = (Tensor if isinstance(v, Tensor) else v if isinstance(v, PLAIN) else type(v) for v in self.values)
         return (*kinds, self.names, self.image)
 
     @property
@@ -72,6 +72,11 @@ class Batch:
     def part(self, begin: int, end: int) -> Batch:
         """Some of the samples."""
         return self.per_sample(lambda t: t[begin:end])
+
+    @property
+    def alone(self) -> bool:
+        """Whether the images are the only tensor, so that there is no doubt what belongs to a sample."""
+        return len(self.tensors) == 1
 
     def padded(self, samples: int) -> Batch:
         """The batch with its last sample repeated until there are so many."""

@@ -98,7 +98,7 @@ def forward_and_gradient(
         ValueError: a layer did not run, the score does not depend on it, the model was made in inference mode, or it
             holds the layer in a reentrant checkpoint.
     """
-    _check_parameters(model)
+    check_parameters(model)
     with prepared(model):
         ready = normal_tensors(batch)
         versions = [tensor._version for tensor in ready.tensors]
@@ -136,8 +136,8 @@ def _truncated(
     lost = [name for name, gradient in zip(activations, found, strict=True) if gradient is None]
     if graph_before_layer and seen.without_grad.intersection(lost):
         raise ValueError(
-            f"no gradient flows back to layer {lost[0]!r}, which the model runs with grad mode off, as inside a "
-            "reentrant checkpoint; there, use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            f"no gradient flows back to layer {lost[0]!r}, which the model runs with grad mode off: under its own "
+            "inference_mode, or inside a reentrant checkpoint; there, use checkpoint(..., use_reentrant=False)"
         )
     gradients = by_name(activations, found)
     detached = {name: activation.detach() for name, activation in activations.items()}
@@ -189,12 +189,16 @@ def _batched_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Ten
         ]
 
 
-def _check_parameters(model: nn.Module) -> None:
-    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(
-            "the model was made under torch.inference_mode(), so autograd cannot use its parameters; "
-            "make or load it outside"
-        )
+def check_parameters(model: nn.Module) -> None:
+    """Raises ValueError for parameters that autograd cannot use, or that are not there yet."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError("the model has lazy parameters that no input has shaped yet; run it once first")
+        if tensor.is_inference():
+            raise ValueError(
+                "the model was made under torch.inference_mode(), so autograd cannot use its parameters; "
+                "make or load it outside"
+            )
 
 
 class _Seen:

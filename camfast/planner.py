@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, split
 from camfast.passes import ForwardPass, Select
 from camfast.plan import Plan
-from camfast.runners import Converting, Hooked, Runner, Split
+from camfast.runners import Converting, Guarded, Hooked, Runner, Split
 from camfast.tail import NoTail, Tail, find_tail
+from camfast.targets import Scores
 from camfast.trace import NotTraceable, Trace, trace
 
 OPTIMIZE = ("none", "inference", "compile")
@@ -73,21 +76,59 @@ def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[Runner,
     Raises:
         Exception: whatever the model raises, and what :func:`camfast.passes.forward_and_gradient` does.
     """
+    passes.check_parameters(subject.model)
     traced: Trace | None = None
-    try:
-        traced = trace(subject.model, subject.layers, batch, subject.pick)
-        tail, proof = _proved_tail(subject, traced, batch)
-        gradient = f"closed form at {next(iter(subject.layers))}: {tail.steps}; {proof}"
-    except (NotTraceable, NoTail) as reason:
-        tail = None
-        kind = "not traceable: " if isinstance(reason, NotTraceable) else ""
-        gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})"
-    watched = () if traced is None or tail is None else _watched(subject, traced)
+    tail: Tail | None = None
+    with _spared(subject.model, batch.images.device):
+        try:
+            traced = trace(subject.model, subject.layers, batch, subject.pick)
+            tail, proof = _proved_tail(subject, traced, batch)
+            gradient = f"closed form at {next(iter(subject.layers))}: {tail.steps}; {proof}"
+        except (NotTraceable, NoTail) as reason:
+            kind = "not traceable: " if isinstance(reason, NotTraceable) else ""
+            gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})"
+        watched = () if traced is None or tail is None else _watched(subject, traced)
+        as_it_is = Hooked(subject.model, subject.layers, subject.select, tail, watched)
+        if not options.copies:
+            return as_it_is, Plan(_AS_IT_IS, gradient)
+        return _Copying(subject, batch, options, traced, tail, gradient).result(as_it_is)
 
-    as_it_is = Hooked(subject.model, subject.layers, subject.select, tail, watched)
-    if not options.copies:
-        return as_it_is, Plan(_AS_IT_IS, gradient)
-    return _Copying(subject, batch, options, traced, tail, gradient).result(as_it_is)
+
+@contextlib.contextmanager
+def _spared(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Runs of the model in a block, which the user did not ask for, leave buffers and random numbers as they were."""
+    kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in kept:
+                if buffer._version != version and buffer.shape == value.shape:
+                    buffer.copy_(value)
+
+
+def samples_are_independent(subject: Subject, batch: Batch) -> bool:
+    """Whether a sample's activations and output are the same beside others, so that a batch may be padded."""
+    if not batch.alone:
+        return False
+    try:
+        with _spared(subject.model, batch.images.device):
+            alone, beside = (
+                passes.forward(subject.model, subject.layers, part.map(torch.clone), subject.select)
+                for part in (batch.part(0, 1), batch.part(0, 1).padded(3).map(_disturbed))
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    return _apart(alone, beside.first(1)) <= 1e-3
+
+
+def _disturbed(images: Tensor) -> Tensor:
+    """Another second sample, and a third."""
+    return torch.cat([images[:1], images[1:2] * 2 + 1, images[2:] * -3])
 
 
 class _Copying:
@@ -108,8 +149,7 @@ class _Copying:
         self._traced = traced
         self._tail = tail
         self._gradient = gradient
-        self._own = next((p.dtype for p in subject.model.parameters() if p.is_floating_point()), batch.images.dtype)
-        self._dtype = self._own if options.precision is None else PRECISIONS[options.precision]
+        self._dtype = None if options.precision is None else PRECISIONS[options.precision]
         self._notes: list[str] = []
 
     @property
@@ -118,32 +158,39 @@ class _Copying:
         return normal_tensors(self._given).map(torch.clone)
 
     def result(self, otherwise: Runner) -> tuple[Runner, Plan]:
-        wanted = passes.forward(self._subject.model, self._subject.layers, self._fresh_batch, self._subject.select)
+        subject = self._subject
+        wanted = passes.forward(subject.model, subject.layers, self._fresh_batch, subject.select)
+        floating = {t.dtype for t in (*subject.model.parameters(), *subject.model.buffers()) if t.is_floating_point()}
+        if self._dtype is not None and floating <= {self._dtype}:
+            self._dtype = None  # which the model has already
         levels = {"none": [], "inference": ["inference"], "compile": ["compile", "inference"]}[self._options.optimize]
         for level in levels:
             try:
-                runner, forward, memory = self._split(level)
+                runner, forward, memory = self._split(level, wanted.output.dtype)
                 difference = self._checked(runner, wanted)
                 if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
                     raise _Unusable(runner.before.trouble)
             except _Unusable as reason:
                 self._notes.append(f'optimize="{level}": {reason}')
                 continue
-            return runner, Plan(f"{forward}; {difference}", self._gradient, memory, tuple(self._notes))
-        if self._dtype != self._own:
+            plan = Plan(f"{forward}; {difference}", self._gradient, memory, tuple(self._notes))
+            return Guarded(runner, otherwise), plan
+        if self._dtype is not None:
             try:
-                return self._copied(wanted)
+                return self._copied(self._dtype, wanted, otherwise)
             except _Unusable as reason:
                 self._notes.append(f'precision="{self._options.precision}": {reason}')
         return otherwise, Plan(_AS_IT_IS, self._gradient, 0, tuple(self._notes))
 
-    def _split(self, level: str) -> tuple[Split, str, int]:
+    def _split(self, level: str, output_type: torch.dtype) -> tuple[Split, str, int]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
         if self._traced is None:
             raise _Unusable("the model is not traceable")
-        same_type = self._dtype == self._own
+        if any(module._forward_pre_hooks for module in self._subject.model.modules()):
+            raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
+        own_type = self._dtype is None
         try:
-            parts = split(self._traced, whole=self._tail is None, share=same_type)
+            parts = split(self._traced, whole=self._tail is None, share=own_type)
         except Exception as error:
             raise _Unusable(f"its modules cannot be copied ({_first_line(error)})") from error
         try:
@@ -153,11 +200,12 @@ class _Copying:
                 raise
             raise _Unusable(_first_line(error)) from error
         for part in (parts.before, parts.after):
-            if part is not None and not (part is parts.after and same_type):
+            if part is not None and self._dtype is not None:
                 part.to(self._dtype)
         parts.before.to(memory_format=torch.channels_last)
-        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(self._dtype)]
-        if level == "inference" and self._given.images.device.type == "cpu" and onednn.available(self._dtype):
+        dtype = self._dtype or self._given.images.dtype
+        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(dtype)]
+        if level == "inference" and self._given.images.device.type == "cpu":
             tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
             try:
                 packed = onednn.pack_convolutions(parts.before, (tensors,))
@@ -169,16 +217,17 @@ class _Copying:
         memory = _bytes(parts, self._subject.model)
         if level == "compile":  # which packs the weights of the first part for itself
             memory += sum(tensor.nbytes for tensor in parts.before.parameters())
-        runner = Split(
-            parts, list(self._subject.layers), self._tail, self._convert, self._own, compiled=level == "compile"
-        )
+        compiled = level == "compile"
+        pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
+        names = list(self._subject.layers)
+        runner = Split(parts, names, self._tail, self._convert, None if own_type else output_type, compiled, pad)
         return runner, f"a copy of the graph: {', '.join(filter(None, steps))}", memory
 
-    def _copied(self, wanted: ForwardPass) -> tuple[Runner, Plan]:
+    def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: Runner) -> tuple[Runner, Plan]:
         """The whole model again, in another precision."""
         subject = self._subject
         try:
-            model = copy.deepcopy(subject.model).to(self._dtype)
+            model = copy.deepcopy(subject.model).to(dtype)
         except Exception as error:
             raise _Unusable(f"it cannot be copied ({_first_line(error)})") from error
         layers = {name: model.get_submodule(name) for name in subject.layers}
@@ -189,14 +238,14 @@ class _Copying:
             if is_out_of_memory(error):
                 raise
             raise _Unusable(_first_line(error)) from error
-        runner = Converting(runner, self._cast, self._own)
+        runner = Converting(runner, self._cast, wanted.output.dtype)
         difference = self._checked(runner, wanted)
         memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        forward = f"a copy of the model in {_short(self._dtype)}; {difference}"
-        return runner, Plan(forward, plan.gradient, memory, tuple(self._notes))
+        forward = f"a copy of the model in {_short(dtype)}; {difference}"
+        return Guarded(runner, otherwise), Plan(forward, plan.gradient, memory, tuple(self._notes))
 
     def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        return tensor if self._dtype is None or not tensor.is_floating_point() else tensor.to(self._dtype)
 
     def _convert(self, tensor: Tensor) -> Tensor:
         tensor = self._cast(tensor)
@@ -210,17 +259,42 @@ class _Copying:
             if is_out_of_memory(error):
                 raise
             raise _Unusable(_first_line(error)) from error
-        pairs = [(wanted.output, got.output)]
-        pairs += [(wanted.activations[name], got.activations[name]) for name in wanted.activations]
-        worst = 0.0
-        for expected, found in pairs:
+        for name, expected in (("", wanted.output), *wanted.activations.items()):
+            found = got.activations[name] if name else got.output
             if found.shape != expected.shape:
                 raise _Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
-            worst = max(worst, _distance(expected, found))
-        allowed = {torch.float64: 1e-6, torch.float32: 1e-3}.get(self._dtype, 0.2)
-        if not worst <= allowed:
+        worst = _apart(wanted, got)
+        if not worst <= self._allowed():
             raise _Unusable(f"its activations are {worst:.1e} away from the model's")
+        if self._tail is None:
+            self._check_gradient(runner)
         return f"{worst:.1e} away from the model's activations"
+
+    def _check_gradient(self, runner: Runner) -> None:
+        """A graph does not show where a model switches grad mode off, nor gradients of the user's own."""
+        subject = self._subject
+        sample = self._fresh_batch.part(0, PROVED_SAMPLES)
+        try:
+            scores = Scores([_random_score] * len(sample))
+            expected, _ = passes.forward_and_gradient(
+                subject.model, subject.layers, sample.map(torch.clone), subject.select, scores.score
+            )
+            found = runner.gradient(sample, scores)
+            # As a whole: a value that rounding takes over the edge of a ReLU changes single gradients much.
+            worst = max(
+                float((expected.gradients[name] - found.gradients[name]).norm() / expected.gradients[name].norm())
+                for name in subject.layers
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(_first_line(error)) from error
+        if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
+            raise _Unusable(f"its gradient is {worst:.1e} away from autograd's")
+
+    def _allowed(self) -> float:
+        dtype = self._dtype or self._given.images.dtype
+        return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.2)
 
 
 class _Unusable(Exception):
@@ -235,15 +309,16 @@ def _proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, s
         raise NoTail("a reshape_transform is given")
     ((name, layer),) = subject.layers.items()
     tail = find_tail(traced, name)
-    generator = torch.Generator().manual_seed(0)  # not the user's, whose next numbers must stay what they were
-    sample = batch.part(0, PROVED_SAMPLES).map(torch.clone)
+    sample = batch.part(0, PROVED_SAMPLES)
 
     def score(output: Tensor) -> tuple[Tensor, None]:
-        chosen = torch.randn(output.shape, generator=generator.manual_seed(0)).to(output)
-        return (output * chosen).sum()[None], None
+        return _random_score(output)[None], None
 
     try:
-        seen, _ = passes.forward_and_gradient(subject.model, {name: layer}, sample, subject.select, score)
+        plain = passes.forward(subject.model, {name: layer}, sample.map(torch.clone), subject.select)
+        seen, _ = passes.forward_and_gradient(
+            subject.model, {name: layer}, sample.map(torch.clone), subject.select, score
+        )
     except Exception as error:  # which comes again, and to the user, unless it lies in the sample
         if is_out_of_memory(error):
             raise
@@ -257,15 +332,19 @@ def _proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, s
             gradient = tail.backward(tail.pooled(activations), score)
         except Exception as error:
             raise NoTail(f"what follows {name!r} cannot be run by itself ({_first_line(error)})") from error
-        if output.shape != seen.output.shape:
+        if output.shape != seen.output.shape or plain.output.shape != output.shape:
             raise NoTail(f"its form gives {list(output.shape)} where the model gives {list(seen.output.shape)}")
         distances = [
+            _distance(plain.output, output),
             _distance(seen.output, output),
             _distance(seen.gradients[name], tail.spread(gradient, activations)),
         ]
         if tail.linear is not None:
-            chosen = torch.randn(output.shape, generator=generator.manual_seed(0)).to(output)
-            distances.append(_distance(gradient, chosen @ tail.linear.weight))
+            rows_are_classes = output.dim() == 2 and tail.linear.weight.shape == (output.shape[1], activations.shape[1])
+            if rows_are_classes:
+                distances.append(_distance(gradient, _random_like(output) @ tail.linear.weight))
+            else:
+                tail = dataclasses.replace(tail, linear=None)
     allowed = {torch.float64: 1e-8, torch.float32: 1e-4}.get(activations.dtype, 5e-2)
     if not max(distances) <= allowed:
         raise NoTail(f"its closed form is {max(distances):.1e} away from autograd")
@@ -290,12 +369,27 @@ def _watched(subject: Subject, traced: Trace) -> tuple[nn.Module, ...]:
     return tuple(subject.model.get_submodule(name) for name in sorted(names - {own}))
 
 
+def _random_score(output: Tensor) -> Tensor:
+    """A sum of all of an output with random weights, the same for the same shape."""
+    return (output * _random_like(output)).sum()
+
+
+def _random_like(output: Tensor) -> Tensor:
+    return torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+
+
+def _apart(expected: ForwardPass, found: ForwardPass) -> float:
+    """The largest distance of activations and output."""
+    layers = (_distance(tensor, found.activations[name]) for name, tensor in expected.activations.items())
+    return max(_distance(expected.output, found.output), *layers)
+
+
 def _distance(expected: Tensor, found: Tensor) -> float:
-    """The largest difference, over the largest finite value; where the expected is not finite nothing is compared."""
+    """The largest difference, over the largest finite value; infinite where nothing is finite."""
     expected, found = expected.double(), found.double()
     finite = expected.isfinite()
     if not bool(finite.any()):
-        return 0.0
+        return math.inf
     scale = float(expected[finite].abs().max())
     difference = float((expected - found)[finite].abs().max())
     return difference / scale if scale > 0 else difference

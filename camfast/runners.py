@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from camfast import passes
+from camfast.errors import is_out_of_memory
 from camfast.inputs import Batch, normal_tensors
 from camfast.optimize.compiled import Compiled
 from camfast.optimize.split import Parts
@@ -19,6 +20,8 @@ from camfast.passes import ForwardPass, GradientPass, Select
 from camfast.structure import is_hooked
 from camfast.tail import Tail
 from camfast.targets import Classes, Scores
+
+Result = TypeVar("Result")
 
 
 class Runner(Protocol):
@@ -103,15 +106,16 @@ class Split:
         names: list[str],
         tail: Tail | None,
         convert: Callable[[Tensor], Tensor],
-        output_type: torch.dtype,
+        output_type: torch.dtype | None,
         compiled: bool,
+        pad: bool,
     ) -> None:
         self._parts = parts
         self._names = names
         self._tail = tail
         self._convert = convert
         self._output_type = output_type
-        self._sizes = _Sizes() if compiled else None
+        self._sizes = _Sizes() if pad else None
         self.before: Any = Compiled(parts.before, frozen=True) if compiled else parts.before
         self.after: Any = Compiled(parts.after, frozen=False) if compiled and parts.after is not None else parts.after
 
@@ -142,7 +146,10 @@ class Split:
                 return ForwardPass({self._names[0]: activations}, self._tail.output(activations, self._output_type))
             assert self._parts.after is not None  # as there is no tail
             output, *later = self._parts.after(*begun)
-            return ForwardPass(self._by_name(begun, later), output.to(self._output_type))
+            return ForwardPass(self._by_name(begun, later), self._typed(output))
+
+    def _typed(self, output: Tensor) -> Tensor:
+        return output if self._output_type is None else output.to(self._output_type)
 
     def _gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         if self._tail is not None:
@@ -157,12 +164,12 @@ class Split:
                 after = self._parts.after if isinstance(targets, Classes) and targets.several else self.after
                 assert after is not None  # as there is no tail
                 output, *later = after(*start, *begun[count:])
-                scores, classes = targets.score(output.to(self._output_type))
+                scores, classes = targets.score(self._typed(output))
             activations = self._by_name(start, later)
             found = passes.gradients_of(scores, list(activations.values()))
         gradients = passes.by_name(activations, found)
         detached = {name: tensor.detach() for name, tensor in activations.items()}
-        return GradientPass(detached, gradients, None, output.detach().to(self._output_type), classes)
+        return GradientPass(detached, gradients, None, self._typed(output.detach()), classes)
 
     def _by_name(self, begun: Any, later: list[Tensor]) -> dict[str, Tensor]:
         found = {
@@ -176,6 +183,39 @@ class Split:
         device = batch.images.device.type
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
             yield tuple(self._convert(tensor) for tensor in normal_tensors(batch).tensors)
+
+
+class Guarded:
+    """A runner, and another that takes over for good where the first one fails and the other does not."""
+
+    def __init__(self, preferred: Runner, otherwise: Runner) -> None:
+        self.preferred: Runner | None = preferred
+        self._otherwise = otherwise
+        self._trouble: str | None = None
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        return self._tried(lambda runner: runner.forward(batch))
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        return self._tried(lambda runner: runner.gradient(batch, targets))
+
+    def troubles(self) -> list[str | None]:
+        return [self._trouble, *([] if self.preferred is None else self.preferred.troubles())]
+
+    def _tried(self, run: Callable[[Runner], Result]) -> Result:
+        preferred = self.preferred
+        if preferred is None:
+            return run(self._otherwise)
+        try:
+            return run(preferred)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        result = run(self._otherwise)  # what is wrong with the call itself is raised here
+        self._trouble = f"the copy failed, and the model itself runs instead ({reason})"
+        self.preferred = None
+        return result
 
 
 class _Sizes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camfast.explanation import Explanation
-from camfast.targets import Target, TopK, check_targets
+from camfast.targets import Target, check_targets, is_sequence
 
 if TYPE_CHECKING:
     from camfast.engine import Engine
@@ -30,13 +30,12 @@ def stream(
         raise ValueError(f"samples has shape {list(samples.shape)}; expected [N, C, H, W], or an iterable of [C, H, W]")
     if not isinstance(samples, Iterable):
         raise TypeError(f"samples is a {type(samples).__name__}; expected an iterable of tensors [C, H, W]")
-    if not (targets is None or isinstance(targets, TopK) or callable(targets)):
-        if not isinstance(targets, int):
-            raise ValueError(
-                f"targets is a {type(targets).__name__}; expected what holds for every sample of a stream: None, a "
-                "class, TopK, or a callable"
-            )
-        check_targets(targets, 0)
+    if is_sequence(targets):
+        raise ValueError(
+            f"targets is a {type(targets).__name__}; expected what holds for every sample of a stream: None, a class, "
+            "TopK, or a callable"
+        )
+    check_targets(targets, 0)
     if device is None:
         device = next((tensor.device for tensor in engine.model.parameters()), torch.device("cpu"))
     return _explained(engine, samples, _Buffers(batch_size, torch.device(device)), targets, size)
@@ -97,6 +96,11 @@ class _Buffers:
 
     def add(self, sample: Tensor) -> bool:
         """Takes a sample into the batch; False for one of another shape, dtype or place, which begins the next."""
+        # Whatever the caller's modes are: the buffers outlive them, and no graph may grow in them.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._add(sample.detach())
+
+    def _add(self, sample: Tensor) -> bool:
         if self._filled == 0:
             self._prepare(sample)
         staged = self._staged
@@ -113,7 +117,8 @@ class _Buffers:
         filled, self._filled = self._filled, 0
         if self._batch is None:
             return self._staged[:filled]
-        self._batch[:filled].copy_(self._staged[:filled], non_blocking=True)
+        with torch.inference_mode(False), torch.no_grad():
+            self._batch[:filled].copy_(self._staged[:filled], non_blocking=True)
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record(torch.cuda.current_stream(self._device))
         return self._batch[:filled]

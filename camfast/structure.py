@@ -6,64 +6,93 @@ import operator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 class Structure:
-    """The modules, parameters and plain attributes of a model, to be compared with later ones.
+    """The modules, parameters and attributes of a model, to be compared with later ones.
 
-    Attributes count where the model's author wrote the module: a flag may change what ``forward`` does. What a model
-    changes by itself whenever it runs (a counter) does not count.
+    Attributes count, as a flag may change what ``forward`` does, and so does what is in lists, dicts and sets. What a
+    model changes by itself whenever it runs (a counter) does not count. With ``weights``, the values in parameters,
+    buffers and tensor attributes count too, as far as PyTorch counts changes: writes through ``.data`` or NumPy are not
+    seen.
     """
 
     def __init__(self, model: nn.Module, weights: bool) -> None:
         modules = list(model.modules())
-        own = [module for module in modules if not type(module).__module__.startswith("torch.nn.")]
-        self._authored = [(vars(module), set(vars(module)), _plain(module)) for module in own]
-        self._settled = False
-        # Submodules, parameters and buffers of every module: what they were, beside where they are now.
         kinds = ("_modules", "_parameters", "_buffers")
-        held = [vars(module)[kind] for module in modules for kind in kinds]
-        self._held = [(now, tuple(now.values())) for now in held]
-        self._versions: list[tuple[torch.Tensor, int]] = []
+        # Submodules, parameters and buffers of every module: what they were, beside where they are now.
+        self._held = [
+            (now, tuple(now.values())) for module in modules for now in (vars(module)[kind] for kind in kinds)
+        ]
+        self._attributes = [(vars(module), dict(vars(module))) for module in modules]
+        self._passing: set[tuple[int, str]] = set()
+        self._settled = False
+        own = [
+            (index, name, value)
+            for index, (attributes, _) in enumerate(self._attributes)
+            for name, value in attributes.items()
+            if name not in _OF_EVERY_MODULE
+        ]
+        self._containers = [
+            (index, name, value, type(value)(value)) for index, name, value in own if type(value) in (list, dict, set)
+        ]
+        self._weights: list[tuple[Tensor, Any]] = []
         if weights:
-            tensors = (*model.parameters(), *model.buffers())
-            self._versions = [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
+            tensors = [value for _, _, value in own if isinstance(value, Tensor)]
+            self._weights = [(t, _state(t)) for t in (*model.parameters(), *model.buffers(), *tensors)]
 
     def still_holds(self) -> bool:
         """Whether the model is as it was."""
         for now, then in self._held:
             if (now or then) and not (len(now) == len(then) and all(map(operator.is_, now.values(), then))):
                 return False
-        if any(tensor._version != version for tensor, version in self._versions):
+        if any(_state(tensor) != state for tensor, state in self._weights):
             return False
-        for attributes, names, plain in self._authored:
-            if attributes.keys() != names or any(not _same(attributes[name], value) for name, value in plain.items()):
+        for index, (attributes, then_attributes) in enumerate(self._attributes):
+            # Values that are the same object are equal without being looked at.
+            if not _equal(attributes, then_attributes) and self._changes(index):
                 return False
-        return True
+        return all(_equal(value, then) for _, _, value, then in self._containers)
 
     def settle(self) -> None:
         """Leaves out what the model has changed by itself in its first run since."""
         if self._settled:
             return
         self._settled = True
-        for index, (attributes, _, plain) in enumerate(self._authored):
-            kept = {name: value for name, value in plain.items() if _same(attributes.get(name, ...), value)}
-            self._authored[index] = (attributes, set(attributes), kept)
+        for index in range(len(self._attributes)):
+            self._passing |= {(index, name) for name in self._changes(index)}
+        self._containers = [kept for kept in self._containers if _equal(kept[2], kept[3])]
+
+    def _changes(self, index: int) -> list[str]:
+        """The attributes of a module that have changed; the mode, and others that every module has, are no matter."""
+        now, then = self._attributes[index]
+        now = dict(now)  # to which another thread may add
+        return [
+            name
+            for name in now.keys() | then.keys()
+            if name not in _OF_EVERY_MODULE
+            and (index, name) not in self._passing
+            and not _equal(now.get(name, ...), then.get(name, ...))
+        ]
 
 
-def _plain(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if name not in _OF_EVERY_MODULE and isinstance(value, (bool, int, float, str, type(None)))
-    }
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # of tensors and arrays, which are not the same object
+        return False
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and bool(one == other))
+def _state(tensor: Tensor) -> Any:
+    return (
+        None if tensor.is_inference() else tensor._version,
+        tensor.data_ptr() if type(tensor) in (Tensor, nn.Parameter) else 0,
+        tensor.dtype,
+        tensor.device,
+    )
 
 
 def is_hooked(modules: tuple[nn.Module, ...]) -> bool:

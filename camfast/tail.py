@@ -60,18 +60,15 @@ class Tail:
         classes = targets.resolve(output)
         if self.linear is not None:
             return self.linear.weight.detach()[classes], classes
-        each = classes.reshape(len(classes), -1)  # [N, K]
-        rows = self.pooled(activations, dtype).repeat_interleave(each.shape[1], dim=0)
-        gradient = self.backward(rows, Classes(each.flatten()).score)
-        return gradient.reshape(*classes.shape, -1), classes
+        return self.backward(self.pooled(activations, dtype), Classes(classes, checked=True).score), classes
 
     def backward(self, pooled: Tensor, score: Callable[[Tensor], tuple[Tensor, Any]]) -> Tensor:
-        """The gradient [N, C] of the summed scores, by autograd through the head."""
+        """The gradient of the scores, summed over the samples, by autograd through the head: [N, C] or [N, K, C]."""
         with torch.enable_grad():
             start = pooled.detach().requires_grad_()
             scores, _ = score(self.head(start.clone()))  # a clone, which the head may change in place
-        (gradient,) = gradients_of(scores, [start])
-        return by_name({self.layer: start}, [gradient])[self.layer].flatten(1)
+        gradient = by_name({self.layer: start}, gradients_of(scores, [start]))[self.layer]
+        return gradient.flatten(scores.dim())
 
     def spread(self, gradient: Tensor, activations: Tensor) -> Tensor:
         """From the pooled map back to the layer: [N, C, h, w], or [N, K, C, h, w]."""

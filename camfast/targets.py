@@ -157,20 +157,21 @@ def check_targets(targets: Any, samples: int) -> Classes | Scores:
         return Scores([targets] * samples)
     if isinstance(targets, Tensor):
         return Classes(_check_tensor(targets, samples))
-    if _is_sequence(targets):
+    if is_sequence(targets):
         given = list(targets)
         _check_length(len(given), samples)
         if given and all(map(callable, given)):
             return Scores(given)
         if any(map(callable, given)):
             raise ValueError("targets mixes callables and classes; give the one or the other for every sample")
-        if any(map(_is_sequence, given)):
+        if any(map(is_sequence, given)):
             return Classes(_check_lists(given))
         return Classes(torch.tensor([_class_index(f"targets[{i}]", t) for i, t in enumerate(given)], dtype=torch.int64))
     return Classes(torch.full((samples,), _class_index("targets", targets)))
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Whether targets are given one by one."""
     if isinstance(value, (str, bytes)) or (isinstance(value, Tensor) and value.dim() == 0):
         return False
     return hasattr(value, "__len__") and hasattr(value, "__iter__")
@@ -184,7 +185,7 @@ def _check_length(given: int, samples: int) -> None:
 def _check_lists(given: list[Any]) -> Tensor:
     """[N, K], of N sequences of K classes."""
     for i, classes in enumerate(given):
-        if not _is_sequence(classes):
+        if not is_sequence(classes):
             raise ValueError(
                 f"targets[{i}]={classes!r} is one class where others are lists; give lists for all samples"
             )

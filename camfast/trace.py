@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torchvision.ops import stochastic_depth
 
-from camfast.inputs import Batch
+from camfast.inputs import PLAIN, Batch
+
+_tracing = threading.Lock()  # fx patches torch.nn.Module for the length of a trace
 
 
 class NotTraceable(Exception):
@@ -44,11 +47,15 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, selec
     Raises:
         NotTraceable: what stands in the way.
     """
+    for value in batch.values:
+        if not isinstance(value, (torch.Tensor, *PLAIN)):
+            raise NotTraceable(f"an input is a {type(value).__name__}, whose contents may change")
     copies: dict[int, nn.Module] = {}
-    root = _Call(_hollow_copy(model, copies), batch)
-    tracer = _Tracer({id(copies[id(module)]): name for name, module in layers.items() if id(module) in copies})
     try:
-        graph = tracer.trace(root)
+        root = _Call(_hollow_copy(model, copies), batch)
+        tracer = _Tracer({id(copies[id(module)]): name for name, module in layers.items() if id(module) in copies})
+        with _tracing, _spare_buffers(copies):
+            graph = tracer.trace(root)
     except NotTraceable:
         raise
     except Exception as error:  # anything may come out of a model that meets a stand-in for its input
@@ -130,9 +137,12 @@ def _hollow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     """
     if id(module) in copies or isinstance(module, torch.jit.ScriptModule):
         return copies.setdefault(id(module), module)
-    copy = type(module).__new__(type(module))
+    copy = object.__new__(type(module))
     copies[id(module)] = copy
-    copy.__dict__ = dict(vars(module))
+    # A list, dict or set of the model's own is copied, too: a model may collect something there.
+    copy.__dict__ = {
+        name: type(value)(value) if type(value) in (list, dict, set) else value for name, value in vars(module).items()
+    }
     for kept in ("_parameters", "_buffers"):
         copy.__dict__[kept] = dict(vars(module)[kept])
     for emptied in _HOOKS:
@@ -145,6 +155,19 @@ def _hollow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     copy.__dict__["_compiled_call_impl"] = None
     copy.__dict__["training"] = False
     return copy
+
+
+@contextlib.contextmanager
+def _spare_buffers(copies: Mapping[int, nn.Module]) -> Iterator[None]:
+    """Gives the copies buffers of their own for a block: what a model does to them happens there, also in a trace."""
+    kept = [(module, module._buffers) for module in copies.values() if not isinstance(module, torch.jit.ScriptModule)]
+    try:
+        for module, buffers in kept:
+            module._buffers = {name: None if t is None else t.clone() for name, t in buffers.items()}
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers = buffers
 
 
 _HOOKS = (
@@ -178,6 +201,8 @@ class _Tracer(fx.Tracer):
         if name is not None:
             if not isinstance(result, fx.Proxy):
                 raise NotTraceable(f"layer {name!r} puts out a {type(result).__name__}")
+            if any(isinstance(given, fx.Proxy) and given.node is result.node for given in (*args, *kwargs.values())):
+                result = self.create_proxy("call_function", torch.clone, (result,), {})  # else one node is two values
             self.layers[name] = result.node
         return result
 

@@ -452,6 +452,115 @@ class TestPacking:
         assert self.packed(function, a=nn.Conv2d(3, 4, 3)) == (1, ["Packed", "add"], 0)
 
 
+class TestGuards:
+    """A copy that is right for the first batch, and would not be later or in another way."""
+
+    @pytest.mark.parametrize("optimize", ["inference", "compile"])
+    def test_gradients_that_no_graph_shows(self, optimize, monkeypatch):
+        class Straight(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return torch.round(x * 4) / 4
+
+            @staticmethod
+            def backward(ctx, grad):
+                return grad
+
+        monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+        model = Tail(lambda m, a: m.fc(Straight.apply(m.norm(a)).relu().square().mean((2, 3)))).eval()
+        cam = camfast.GradCAM(model, "conv", optimize=optimize)
+        assert cam(X, 1).equal(camfast.GradCAM(model, "conv")(X, 1))
+        assert "gradient is" in cam.plan.notes[0]
+
+    def test_a_sum_with_the_input_of_the_convolution(self):
+        model = nn.Sequential()
+        model.a, model.b, model.c = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+        model.fc = nn.Linear(8, 5)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = model
+
+            def forward(self, x):
+                x = self.net.a(x).relu()
+                x = self.net.b(x) + x
+                return self.net.fc(self.net.c(x).mean((2, 3)))
+
+        net = Net().eval()
+        cam = camfast.GradCAM(net, "net.c", optimize="inference")
+        cam(torch.randn(1, 3, 1, 1))
+        x = torch.randn(4, 3, 48, 48)
+        torch.testing.assert_close(cam(x, 1), camfast.GradCAM(net, "net.c")(x, 1), rtol=0, atol=1e-5)
+        assert cam.plan.notes == ()
+
+    def test_padding_only_where_samples_do_not_mix(self, monkeypatch):
+        monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+        model = Residual()
+        model.bn = nn.BatchNorm2d(8, track_running_stats=False)
+        model.eval()
+        cam, plain = camfast.GradCAM(model, optimize="compile"), camfast.GradCAM(model)
+        cam(torch.cat([X, X]))
+        torch.testing.assert_close(cam(X, 1), plain(X, 1), rtol=0, atol=1e-5)
+
+    def test_a_layer_that_returns_its_input(self):
+        class Pass(nn.Module):
+            def forward(self, x):
+                return x
+
+        model = Tail(lambda m, a: m.fc(m.drop(a).relu().square().mean((2, 3)) - 3 * a.relu().amax((2, 3))))
+        model.drop = Pass()
+        model.eval()
+        expected = camfast.GradCAM(model, "drop")(X, 1)
+        cam = camfast.GradCAM(model, "drop", optimize="inference")
+        torch.testing.assert_close(cam(X, 1), expected, rtol=0, atol=1e-5)
+        assert cam.plan.notes == ()
+
+    @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+    def test_hooks_that_make_weights(self):
+        model = Residual().eval()
+        torch.nn.utils.weight_norm(model.a)
+        cam = camfast.GradCAM(model, optimize="inference")
+        cam(X)
+        with torch.no_grad():
+            model.a.weight_g[0].mul_(0.5)
+        torch.testing.assert_close(cam(X), camfast.GradCAM(model)(X))
+        assert "hooks before its modules" in cam.plan.notes[0]
+
+    def test_a_model_of_two_precisions(self):
+        model = Residual().eval()
+        model.fc.to(torch.float64)
+        model.dropout = Wrapped(nn.Identity(), lambda x: x.double())
+        cam, plain = camfast.GradCAM(model, optimize="inference"), camfast.GradCAM(model)
+        assert cam.explain(X).logits.dtype == plain.explain(X).logits.dtype == torch.float64
+        torch.testing.assert_close(cam(X), plain(X), rtol=0, atol=1e-5)
+        assert cam.plan.notes == ()
+
+    def test_a_copy_that_fails_later(self):
+        class Viewing(PooledNet):
+            def forward(self, x):
+                x = self.conv(self.act(self.norm(self.stem(x))))
+                n, c, h, w = x.shape
+                x = self.act2(x.view(n * c, 1, h, w)).view(n, c, h, w)
+                return self.head(x.mean((2, 3)))
+
+        model = Viewing().eval()
+        cam, plain = camfast.GradCAM(model, "conv", optimize="inference"), camfast.GradCAM(model, "conv")
+        for samples in (1, 3, 3):
+            torch.testing.assert_close(cam(X[:samples], 1), plain(X[:samples], 1), rtol=0, atol=1e-5)
+        assert (
+            cam.plan.notes == () or "the model itself runs instead" in cam.plan.notes[0] or "view" in cam.plan.notes[0]
+        )
+
+    def test_two_layers_that_are_one_map(self):
+        model = nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ).eval()
+        cam = camfast.GradCAM(model, ["0", "0.1"], optimize="inference")
+        assert cam(X, 1).equal(camfast.GradCAM(model, ["0", "0.1"])(X, 1))
+        assert "two target layers put out the same map" in cam.plan.notes[0]
+
+
 class TestCompile:
     def test_is_the_model_and_takes_any_batch(self):
         torch._dynamo.reset()
@@ -461,7 +570,7 @@ class TestCompile:
             assert_close(
                 cam.explain(X[:samples], [1, 0, 2][:samples]), plain.explain(X[:samples], [1, 0, 2][:samples]), None
             )
-        assert len(cam._made.runner.before._variants) == 2
+        assert len(cam._made.runner.preferred.before._variants) == 2
         assert "torch.compile" in cam.plan.forward
         assert cam.plan.notes == ()
 
@@ -473,7 +582,7 @@ class TestCompile:
         for targets in (None, [1, 2], [[1, 2], [3, 4]], lambda output: output[2]):
             torch.testing.assert_close(cam(x, targets), plain(x, targets), rtol=0, atol=1e-5)
         assert cam.plan.notes == ()
-        assert cam._made.runner.after._variants
+        assert cam._made.runner.preferred.after._variants
 
     def test_a_failure_leaves_the_next_best(self, monkeypatch):
         def broken(*args, **kwargs):

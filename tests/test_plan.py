@@ -317,3 +317,166 @@ def test_copies_of_an_engine_plan_for_themselves():
     assert copied.plan is None
     torch.testing.assert_close(copied(X), expected, rtol=0, atol=1e-5)
     assert copied.model is not model
+
+
+def test_engines_that_plan_at_once_leave_modules_as_they_are():
+    import sys
+
+    class Deep(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.body = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(depth)])
+            self.fc = nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.fc(self.body(x).mean((2, 3)))
+
+    call, errors, interval = nn.Module.__call__, [], sys.getswitchinterval()
+
+    def work(depth):
+        try:
+            for _ in range(15):
+                camfast.GradCAM(Deep(depth).eval(), "body")(torch.randn(1, 3, 8, 8))
+        except Exception as error:
+            errors.append(error)
+
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=work, args=(depth,)) for depth in (10, 37)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert errors == []
+    assert nn.Module.__call__ is call
+
+
+RESHAPED = {
+    "one score": lambda m, a: m.one(a.mean((2, 3))).squeeze(1),
+    "columns": lambda m, a: m.fc(a.mean((2, 3))).view(-1, 5, 1),
+    "groups": lambda m, a: m.grouped(a.mean((2, 3)).view(-1, 2, 3)).flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPED)
+def test_a_linear_head_that_is_reshaped(name):
+    model = Tail(RESHAPED[name])
+    model.one, model.grouped = nn.Linear(6, 1), nn.Linear(3, 2)
+    model.eval()
+    expected = by_autograd(model, camfast.GradCAM, "conv")(X, lambda output: output.sum())
+    torch.testing.assert_close(camfast.GradCAM(model, "conv")(X, lambda o: o.sum()), expected, rtol=0, atol=1e-5)
+    if name == "groups":
+        assert_like_autograd(model, "conv", targets=(None, 3, [[0, 1]] * 3))
+
+
+def test_a_head_that_mixes_samples():
+    model = Tail(lambda m, a: m.fc2(m.batch(m.fc(a.relu().mean((2, 3)))).relu()))
+    model.batch = nn.BatchNorm1d(5, track_running_stats=False)
+    assert_like_autograd(model.eval(), "conv", targets=(None, [[0, 1]] * 3))
+
+
+def test_a_batch_that_is_not_finite_proves_nothing():
+    model = Tail(lambda m, a: partly_detached(m, a.mean((2, 3)))).eval()
+    cam = camfast.GradCAM(model, "conv")
+    assert cam(torch.full_like(X, torch.nan), 1).eq(0).all()
+    torch.testing.assert_close(cam(X, 1), by_autograd(model, camfast.GradCAM, "conv")(X, 1), rtol=0, atol=1e-5)
+
+
+def test_an_output_that_depends_on_grad_mode():
+    def tail(model, a):
+        logits = model.fc(a.mean((2, 3)))
+        return logits if torch.is_grad_enabled() else -logits
+
+    cam = camfast.GradCAM(Tail(tail).eval(), "conv")
+    cam(X)
+    assert "away from autograd" in cam.plan.gradient
+    assert cam.plan.gradient.startswith("autograd")
+
+
+CHANGES = {
+    "a module's attribute": lambda m: setattr(m.act, "negative_slope", -1.0),
+    "a forward of its own": lambda m: setattr(m.fc, "forward", lambda x: F.linear(x, -m.fc.weight)),
+    "a value in a dict": lambda m: m.config.update(sign=-1),
+    "a tensor": lambda m: setattr(m, "mask", torch.tensor([1.0, -1, 1, -1, 1, -1])),
+    "weights": lambda m: m.fc.weight.detach().mul_(-1),
+    "weights elsewhere": lambda m: setattr(m.fc.weight, "data", -m.fc.weight.data),
+}
+
+
+@pytest.mark.parametrize("optimize", ["none", "inference"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_changes_is_noticed(name, optimize):
+    model = Tail(lambda m, a: m.config["sign"] * m.fc(m.act(a.mean((2, 3)) * m.mask)))
+    model.act, model.config, model.mask = nn.LeakyReLU(0.1), {"sign": 1}, torch.ones(6)
+    model.eval()
+    cam = camfast.GradCAM(model, "conv", optimize=optimize)
+    cam(X)
+    CHANGES[name](model)
+    expected = by_autograd(model, camfast.GradCAM, "conv").explain(X)
+    got = cam.explain(X)
+    torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.heatmaps, expected.heatmaps, rtol=0, atol=1e-4)
+
+
+def test_forget_copies_weights_that_changed_behind_the_back():
+    model = PooledNet().eval()
+    cam = camfast.GradCAM(model, optimize="inference")
+    cam(X)
+    model.head.weight.data.neg_()
+    model.conv.weight.data.neg_()
+    cam.forget()
+    torch.testing.assert_close(cam(X), camfast.GradCAM(model)(X), rtol=0, atol=1e-5)
+
+
+def test_inputs_that_may_change_inside_are_not_part_of_a_graph():
+    class Facts(PooledNet):
+        def forward(self, x, facts):
+            return super().forward(x * facts["scale"]) * facts["sign"]
+
+    model, facts = Facts().eval(), {"scale": 1.0, "sign": torch.ones(5)}
+    for optimize in ("none", "inference"):
+        cam = camfast.GradCAM(model, "act2", optimize=optimize)
+        cam((X, facts))
+        assert "an input is a dict, whose contents may change" in cam.plan.gradient
+        facts["sign"] = -facts["sign"]
+        torch.testing.assert_close(cam((X, facts), 1), by_autograd(model, camfast.GradCAM, "act2")((X, facts), 1))
+
+
+@pytest.mark.parametrize("optimize", ["none", "inference"])
+def test_what_a_model_keeps_in_itself_is_as_after_one_run(optimize):
+    class Keeps(PooledNet):
+        def __init__(self):
+            super().__init__()
+            self.bank, self.always = [], nn.Dropout(0.0)
+            self.register_buffer("runs", torch.zeros(()))
+
+        def forward(self, x):
+            self.runs += 1
+            y = super().forward(F.dropout(x, 0.0, True))
+            self.bank.append(y)
+            return y
+
+    model = Keeps().eval()
+    state = torch.get_rng_state()
+    cam = camfast.GradCAM(model, "act2", optimize=optimize)
+    made = None
+    for _ in range(3):
+        cam(X)
+        made = made or cam._made
+    assert torch.get_rng_state().equal(state) or optimize == "none"  # which runs the user's dropout, as the user does
+    assert model.runs == (3 if optimize == "none" else 0)
+    assert all(type(kept) is torch.Tensor for kept in model.bank)
+
+
+def test_lazy_parameters_and_modules_that_are_made_in_their_own_way():
+    with pytest.raises(ValueError, match="lazy parameters that no input has shaped yet; run it once first"):
+        camfast.GradCAM(nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten()), "0")(X)
+
+    class Configured(PooledNet):
+        def __new__(cls, config):
+            return super().__new__(cls)
+
+        def __init__(self, config):
+            super().__init__()
+
+    assert "mean → linear" in assert_like_autograd(Configured(1).eval(), "act2").gradient

@@ -128,6 +128,21 @@ def test_an_error_of_the_source_comes_through_after_the_frames_before(model):
         next(results)
 
 
+def test_samples_with_a_graph_and_modes_that_change(model):
+    cam = camfast.GradCAM(model)
+    results = cam.stream((f.requires_grad_() * 1 for f in frames(9)), batch_size=2)
+    with torch.inference_mode():
+        first = next(results)
+    rest = list(results)
+    assert len(rest) == 8
+    assert not any(r.heatmaps.requires_grad for r in [first, *rest])
+
+
+def test_a_class_of_numpy(model):
+    (result,) = camfast.GradCAM(model).stream(frames(1), targets=np.int64(2))
+    assert result.targets.tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

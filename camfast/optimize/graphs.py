@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -34,6 +35,12 @@ class CudaRecording:
 
     def __init__(self, work: Callable[[], Explanation]) -> None:
         self._read: torch.cuda.Event | None = None
+        # Casts that autocast keeps would lie outside of the graph's memory, and not outlive the caller's block.
+        enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        with torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+            self._record(work)
+
+    def _record(self, work: Callable[[], Explanation]) -> None:
         here = torch.cuda.current_stream()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
@@ -42,7 +49,7 @@ class CudaRecording:
                 work()
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
             self._result = work()
 
     def wait(self) -> None:
@@ -62,7 +69,7 @@ class _Recorded:
 
     def __init__(self, record: Record, work: Work, batch: Batch, targets: Classes) -> None:
         self.samples = len(batch)
-        self._batch = normal_tensors(batch).map(torch.clone)
+        self._batch = normal_tensors(batch).map(lambda t: t.detach().clone())
         self._classes = None if targets.indices is None else targets.indices.to(batch.images.device, copy=True)
         # Classes in fixed memory are not looked at: they are checked before they get there.
         fixed = targets if self._classes is None else Classes(self._classes, checked=True)
@@ -71,20 +78,23 @@ class _Recorded:
     def explain(self, batch: Batch, targets: Classes) -> Explanation:
         self._recording.wait()
         for fixed, given in zip(self._batch.tensors, batch.tensors, strict=True):
-            fixed.copy_(given, non_blocking=True)
+            fixed.copy_(given.detach(), non_blocking=True)
         if self._classes is not None and targets.indices is not None:
             self._classes.copy_(targets.indices, non_blocking=True)
         return self._recording.replay()
 
 
 class Graphs:
-    """Replays explanations of batches that differ in their values only; a smaller batch is padded with its last sample.
+    """Replays explanations of batches that differ in their values only.
+
+    With ``pad``, a smaller batch, of images alone, is padded with its last sample.
 
     One replay at a time, as its memory is fixed. What cannot be recorded is explained as without graphs, and
     ``trouble`` says why.
     """
 
-    def __init__(self, record: Record = CudaRecording) -> None:
+    def __init__(self, record: Record = CudaRecording, pad: bool = True) -> None:
+        self._pad = pad
         self.trouble: str | None = None
         self._record = record
         self._lock = threading.Lock()
@@ -95,10 +105,15 @@ class Graphs:
         if isinstance(targets, Scores):
             self.trouble = "targets that are callables run without CUDA graphs"
             return None
-        kinds = tuple((t.shape[1:], t.dtype, t.device) for t in batch.tensors)
+        device = batch.images.device
+        if any(tensor.device != device for tensor in batch.tensors):
+            self.trouble = "inputs that are not on the device of the images run without CUDA graphs"
+            return None
+        pad = self._pad and batch.alone
+        kinds = tuple((t.shape[1:] if pad else t.shape, t.dtype, t.device) for t in batch.tensors)
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         key = (batch.form, kinds, targets.form, size, autocast)
-        with torch.inference_mode(False), self._lock:
+        with torch.inference_mode(False), torch.no_grad(), self._lock, _current(device):
             recorded = self._recorded.get(key)
             if recorded is None or recorded.samples < len(batch):
                 recorded = self._new(key, work, batch, targets)
@@ -123,3 +138,8 @@ class Graphs:
             self.trouble = f"no CUDA graph ({type(error).__name__}: {lines[0] if lines else ''})"
             self._recorded[key] = None
         return self._recorded[key]
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes a CUDA device the current one, on whose streams everything here is."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

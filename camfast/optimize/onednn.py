@@ -44,7 +44,7 @@ def pack_convolutions(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
         chain, activation, other = _what_follows(part, node, shapes)
         last = chain[-1]
         name = f"packed_{len(packed)}"
-        in_place = other is not None and _is_free_after(other, chain, packed, part, order)
+        in_place = other is not None and other is not node.args[0] and _is_free_after(other, chain, packed, part, order)
         input_shape = shapes[node.args[0]]
         assert input_shape is not None  # of a convolution's input
         module = Packed(convolution, input_shape, activation, in_place)

@@ -38,6 +38,8 @@ def split(trace: Trace, whole: bool, share: bool) -> Parts:
     Raises:
         Exception: whatever copying the model's modules raises.
     """
+    if len(set(trace.layers.values())) < len(trace.layers):
+        raise ValueError("two target layers put out the same map")
     begin, dependent = _after_layers(trace)
     first = [name for name, node in trace.layers.items() if node in begin]
     later = [name for name, node in trace.layers.items() if node in dependent]
