@@ -8,19 +8,24 @@ import platform
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer
 
 import camfast
 
 # Long enough that the clock does not matter, short enough that contenders meet the same machine.
 TURN_SECONDS = 0.02
 LEAST_ROUNDS = 7
+WARM_UP = 2
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "grad-cam", "torchcam", "captum")
+# Of glibc's allocator; see keep_memory.
+KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
 
 
 def keep_memory() -> None:
@@ -29,9 +34,8 @@ def keep_memory() -> None:
     glibc gives large blocks back to the system and asks for them again, or does not, depending on what was allocated
     before: fresh pages cost more than some contenders, and would fall on one or another of them by chance.
     """
-    wanted = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
+    if any(os.environ.get(name) != value for name, value in KEPT.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
@@ -41,20 +45,23 @@ def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> 
         contenders: what to call, by name.
         seconds: about how long to spend on each.
     """
-    timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-        for name, call in contenders.items()
-    }
     turns = {}
-    for name, timer in timers.items():
-        timer.timeit(1)  # compiles, allocates
-        turns[name] = max(1, round(TURN_SECONDS / max(timer.timeit(2).mean, 1e-7)))
-    samples: dict[str, list[float]] = {name: [] for name in timers}
-    end = time.perf_counter() + seconds * len(timers)
+    for name, call in contenders.items():
+        call()  # compiles, allocates
+        turns[name] = max(1, round(TURN_SECONDS / max(_seconds(call, 1), 1e-7)))
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds * len(contenders)
     while time.perf_counter() < end or len(next(iter(samples.values()))) < LEAST_ROUNDS:
-        for name, timer in timers.items():
-            samples[name].append(1e3 * timer.timeit(turns[name]).mean)
+        for name, call in contenders.items():
+            samples[name].append(1e3 * _seconds(call, turns[name]))
     return {name: _summary(times) for name, times in samples.items()}
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    """The mean of some calls; where they are short, after a few that bring back what the others took out of caches."""
+    for _ in range(WARM_UP if count > 1 else 0):
+        call()
+    return timeit.Timer(call, timer=timer).timeit(count) / count
 
 
 def _summary(times: list[float]) -> dict[str, float]:
@@ -71,7 +78,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "camfast": camfast.__version__,
         "kernels": str(camfast.backends()[device.type]),
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "numpy", "opencv-python-headless", "grad-cam", "torchcam")},
+        **{name: _version(name) for name in PACKAGES},
     }
 
 

@@ -1,7 +1,7 @@
-"""README's tables, from the committed results.
+"""README's tables and pictures, from the committed results.
 
-python benchmarks/tables.py          # writes them into README.md
-python benchmarks/tables.py --check  # says whether they are what the results give; exit code 1 where not
+python benchmarks/tables.py          # writes tables into README.md, and pictures into docs/
+python benchmarks/tables.py --check  # says whether the tables are what the results give; exit code 1 where not
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from engine_tables import engine_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -66,11 +68,33 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}×"
 
 
+TABLES = {"op": op_table, "engine": engine_table}
+
+
+def read(name: str) -> dict[str, Any]:
+    """Committed results."""
+    results: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return results
+
+
 def filled(text: str) -> str:
     """README with every table as the results give it."""
-    return BLOCK.sub(
-        lambda found: f"{found[1]}{op_table(json.loads((RESULTS / found[2]).read_text()))}\n{found[3]}", text
-    )
+
+    def block(found: re.Match[str]) -> str:
+        results = read(found[2])
+        return f"{found[1]}{TABLES[results['benchmark']](results)}\n{found[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def draw_pictures(text: str) -> None:
+    """Those that belong to the tables in README."""
+    from engine_chart import draw  # matplotlib, which --check can do without
+
+    for _, name, _ in BLOCK.findall(text):
+        results = read(name)
+        if results["benchmark"] == "engine":
+            draw(results, ROOT / "docs" / Path(name).with_suffix(".png"))
 
 
 def main() -> None:
@@ -84,6 +108,7 @@ def main() -> None:
     if parser.parse_args().check:
         sys.exit(0 if after == before else "README.md is not what benchmarks/results give; run benchmarks/tables.py")
     readme.write_text(after)
+    draw_pictures(after)
 
 
 if __name__ == "__main__":
