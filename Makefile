@@ -2,7 +2,8 @@
 # make test   environment, build, and every test
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
-# make bench  time the operator against PyTorch and the peers; writes benchmarks/results/op-cpu.json and README's table
+# make bench  time operators and engine against PyTorch and the peers, half an hour; writes benchmarks/results, README's
+#             tables and its picture
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -30,6 +31,7 @@ cuda-check: $(VENV)/.built
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
+	$(BIN)/python benchmarks/bench_engine.py --json benchmarks/results/engine-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -21,7 +21,8 @@ from camfast.layers import channels_last, find_target_layer, resolve_layers, tra
 from camfast.optimize.graphs import Graphs
 from camfast.passes import prepared
 from camfast.plan import Plan
-from camfast.planner import Options, Subject, make_plan, samples_are_independent
+from camfast.planner import Options, make_plan
+from camfast.proof import Subject, samples_are_independent, spared
 from camfast.runners import Runner
 from camfast.streaming import stream
 from camfast.structure import Structure, is_hooked
@@ -50,6 +51,10 @@ class _Made:
     graphs: Graphs | None
     classes: int | None = None
     """How many the model has; None until it has run."""
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether it is for inputs of this form, and the model still as it was."""
+        return self.form == batch.form and self.structure.still_holds()
 
     def plan_now(self) -> Plan:
         """The plan, with what has turned out since."""
@@ -108,7 +113,8 @@ class Engine(ABC):
 
         Args:
             x: what the model takes: images [N, C, H, W]; or several inputs, as a tuple or as a dict by name, the first
-                of four dimensions being the images.
+                of four dimensions being the images. A tensor with as many entries as there are images is taken to
+                have one of each.
             targets: None (the predicted class of every sample), a class for all, a sequence of N classes, a LongTensor
                 [N], or callables (one, or N) that map one sample's output to a scalar tensor. For several classes of
                 every sample, from one forward pass: :class:`camfast.TopK`, N lists of K classes, or a LongTensor
@@ -179,15 +185,13 @@ class Engine(ABC):
     def _run(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
         """Explain a batch that is not empty, by the plan of the first call, or a new one where it has changed."""
         made = self._made
-        if made is None or made.form != batch.form or not made.structure.still_holds():
+        if made is None or not made.fits(batch):
             with self._lock:
-                if self._made is made:  # no other thread has planned meanwhile
+                made = self._made  # which another thread may have made meanwhile
+                if made is None or not made.fits(batch):
                     made = self._planned(batch)
                     # What is not finite proves nothing: a plan made of it is for this call alone.
                     self._made = made if bool(batch.images.isfinite().all()) else None
-                else:
-                    made = self._made
-        assert made is not None
         explained = self._replayed(made, batch, targets, size)
         if explained is None:
             explained = self._explain(made.runner, batch, targets, size)
@@ -247,7 +251,7 @@ class Engine(ABC):
 
     def _find_layers(self, batch: Batch) -> dict[str, nn.Module]:
         # A copy: a model that changes its input in place would otherwise do so twice.
-        with prepared(self.model):
+        with prepared(self.model), spared(self.model, batch.images.device):
             try:
                 runs = trace_layers(self.model, normal_tensors(batch.part(0, 1).map(torch.clone)))
             except Exception:  # also of a model that takes no batch but one of its own size

@@ -21,6 +21,12 @@ class ModelError(CamfastError, ValueError):
     """A model or its weights cannot be loaded."""
 
 
+def first_line(error: BaseException) -> str:
+    """What happened, and the first line of what is said about it."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or on the host."""
     # What the allocator of the host raises is a plain RuntimeError.

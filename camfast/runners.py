@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from camfast import passes
-from camfast.errors import is_out_of_memory
+from camfast.errors import first_line, is_out_of_memory
 from camfast.inputs import Batch, normal_tensors
 from camfast.optimize.compiled import Compiled
 from camfast.optimize.split import Parts
@@ -211,7 +211,7 @@ class Guarded:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = first_line(error)
         result = run(self._otherwise)  # what is wrong with the call itself is raised here
         self._trouble = f"the copy failed, and the model itself runs instead ({reason})"
         self.preferred = None

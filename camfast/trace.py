@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torchvision.ops import stochastic_depth
 
+from camfast.errors import first_line
 from camfast.inputs import PLAIN, Batch
 
 _tracing = threading.Lock()  # fx patches torch.nn.Module for the length of a trace
@@ -59,8 +60,7 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, selec
     except NotTraceable:
         raise
     except Exception as error:  # anything may come out of a model that meets a stand-in for its input
-        lines = str(error).splitlines() or [""]
-        raise NotTraceable(f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__) from error
+        raise NotTraceable(first_line(error)) from error
     (end,) = (node for node in graph.nodes if node.op == "output")
     try:
         output = select(end.args[0])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from camfast.errors import is_out_of_memory
+from camfast.errors import first_line, is_out_of_memory
 
 # Each takes seconds to minutes and keeps its memory: more shapes than these run without.
 MOST_VARIANTS = 8
@@ -70,8 +70,7 @@ class Compiled:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                lines = str(error).splitlines()
-                self.trouble = f"torch.compile failed ({type(error).__name__}: {lines[0] if lines else ''})"
+                self.trouble = f"torch.compile failed ({first_line(error)})"
                 self._variants[key] = self.part
                 return self.part(*inputs)
             self._variants[key] = variant

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from camfast.errors import first_line
 from camfast.explanation import Explanation
 from camfast.inputs import Batch, normal_tensors
 from camfast.targets import Classes, Scores
@@ -134,8 +135,7 @@ class Graphs:
         except Exception as error:
             if isinstance(error, (torch.OutOfMemoryError, ValueError, TypeError)):
                 raise
-            lines = str(error).splitlines()
-            self.trouble = f"no CUDA graph ({type(error).__name__}: {lines[0] if lines else ''})"
+            self.trouble = f"no CUDA graph ({first_line(error)})"
             self._recorded[key] = None
         return self._recorded[key]
 

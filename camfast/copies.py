@@ -1,0 +1,218 @@
+"""Copies of a model that run in its place: what was asked for is tried, then less of it, until something is right."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from camfast import passes
+from camfast.errors import first_line, is_out_of_memory
+from camfast.inputs import Batch, normal_tensors
+from camfast.optimize import onednn
+from camfast.optimize.compiled import Compiled
+from camfast.optimize.simplify import simplify
+from camfast.optimize.split import Parts, split
+from camfast.passes import ForwardPass
+from camfast.plan import Plan
+from camfast.proof import PROVED_SAMPLES, Subject, apart, random_score, samples_are_independent
+from camfast.runners import Converting, Guarded, Runner, Split
+from camfast.tail import Tail
+from camfast.targets import Scores
+from camfast.trace import Trace
+
+LEVELS: dict[str, tuple[str, ...]] = {"none": (), "inference": ("inference",), "compile": ("compile", "inference")}
+"""What is tried for each value of ``optimize``."""
+
+
+PlanAsItIs = Callable[[Subject, Batch], tuple[Runner, Plan]]
+
+
+class Copies:
+    """What can be made of a model, and is right on the batch at hand."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        batch: Batch,
+        traced: Trace | None,
+        tail: Tail | None,
+        precision: torch.dtype | None,
+        plan_as_it_is: PlanAsItIs,
+    ) -> None:
+        self._subject = subject
+        self._given = batch
+        self._traced = traced
+        self._tail = tail
+        tensors = (*subject.model.parameters(), *subject.model.buffers())
+        has_it = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} <= {precision}
+        self._dtype = None if has_it else precision
+        """None for the precision that the model has."""
+        self._plan_as_it_is = plan_as_it_is
+        self._notes: list[str] = []
+
+    def best(self, optimize: str, otherwise: Runner, plan: Plan) -> tuple[Runner, Plan]:
+        """The first of what was asked for that can be had; else the model itself, by ``otherwise`` and ``plan``."""
+        subject = self._subject
+        wanted = passes.forward(subject.model, subject.layers, self._fresh_batch, subject.select)
+        for level in LEVELS[optimize]:
+            try:
+                runner, forward, memory = self._split(level, wanted.output.dtype)
+                difference = self._checked(runner, wanted)
+                if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
+                    raise _Unusable(runner.before.trouble)
+            except _Unusable as reason:
+                self._notes.append(f'optimize="{level}": {reason}')
+                continue
+            made = Plan(f"{forward}; {difference}", plan.gradient, memory, tuple(self._notes))
+            return Guarded(runner, otherwise), made
+        if self._dtype is not None:
+            try:
+                return self._copied(self._dtype, wanted, otherwise)
+            except _Unusable as reason:
+                self._notes.append(f"precision {_short(self._dtype)}: {reason}")
+        return otherwise, dataclasses.replace(plan, notes=tuple(self._notes))
+
+    @property
+    def _fresh_batch(self) -> Batch:
+        """The batch at hand, to be changed in place by whoever does that."""
+        return normal_tensors(self._given).map(torch.clone)
+
+    def _split(self, level: str, output_type: torch.dtype) -> tuple[Split, str, int]:
+        """The model's graph in parts, the first of them simplified, and packed or compiled."""
+        if self._traced is None:
+            raise _Unusable("the model is not traceable")
+        if any(module._forward_pre_hooks for module in self._subject.model.modules()):
+            raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
+        own_type = self._dtype is None
+        try:
+            parts = split(self._traced, whole=self._tail is None, share=own_type)
+        except Exception as error:
+            raise _Unusable(f"its modules cannot be copied ({first_line(error)})") from error
+        try:
+            folded = simplify(parts.before, (self._fresh_batch.tensors,))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(first_line(error)) from error
+        for part in (parts.before, parts.after):
+            if part is not None and self._dtype is not None:
+                part.to(self._dtype)
+        parts.before.to(memory_format=torch.channels_last)
+        dtype = self._dtype or self._given.images.dtype
+        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(dtype)]
+        if level == "inference" and self._given.images.device.type == "cpu":
+            tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
+            try:
+                packed = onednn.pack_convolutions(parts.before, (tensors,))
+            except Exception as error:
+                raise _Unusable(first_line(error)) from error
+            steps.append(f"{packed} convolutions packed by oneDNN" if packed else "")
+        elif level == "compile":
+            steps.append("torch.compile")
+        memory = _bytes(parts, self._subject.model)
+        if level == "compile":  # which packs the weights of the first part for itself
+            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
+        compiled = level == "compile"
+        pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
+        names = list(self._subject.layers)
+        runner = Split(parts, names, self._tail, self._convert, None if own_type else output_type, compiled, pad)
+        return runner, f"a copy of the graph: {', '.join(filter(None, steps))}", memory
+
+    def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: Runner) -> tuple[Runner, Plan]:
+        """The whole model again, in another precision."""
+        subject = self._subject
+        try:
+            model = copy.deepcopy(subject.model).to(dtype)
+        except Exception as error:
+            raise _Unusable(f"it cannot be copied ({first_line(error)})") from error
+        layers = {name: model.get_submodule(name) for name in subject.layers}
+        copied = dataclasses.replace(subject, model=model, layers=layers)
+        try:
+            inner, plan = self._plan_as_it_is(copied, self._fresh_batch.map(self._cast))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(first_line(error)) from error
+        runner = Converting(inner, self._cast, wanted.output.dtype)
+        difference = self._checked(runner, wanted)
+        memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        forward = f"a copy of the model in {_short(dtype)}; {difference}"
+        return Guarded(runner, otherwise), Plan(forward, plan.gradient, memory, tuple(self._notes))
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor if self._dtype is None or not tensor.is_floating_point() else tensor.to(self._dtype)
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        tensor = self._cast(tensor)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
+        """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
+        try:
+            got = runner.forward(self._fresh_batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(first_line(error)) from error
+        for name, expected in (("", wanted.output), *wanted.activations.items()):
+            found = got.activations[name] if name else got.output
+            if found.shape != expected.shape:
+                raise _Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
+        worst = apart(wanted, got)
+        if not worst <= self._allowed():
+            raise _Unusable(f"its activations are {worst:.1e} away from the model's")
+        if self._tail is None:
+            self._check_gradient(runner)
+        return f"{worst:.1e} away from the model's activations"
+
+    def _check_gradient(self, runner: Runner) -> None:
+        """A graph does not show where a model switches grad mode off, nor gradients of the user's own."""
+        subject = self._subject
+        sample = self._fresh_batch.part(0, PROVED_SAMPLES)
+        try:
+            scores = Scores([random_score] * len(sample))
+            expected, _ = passes.forward_and_gradient(
+                subject.model, subject.layers, sample.map(torch.clone), subject.select, scores.score
+            )
+            found = runner.gradient(sample, scores)
+            # As a whole: a value that rounding takes over the edge of a ReLU changes single gradients much.
+            worst = max(
+                float((expected.gradients[name] - found.gradients[name]).norm() / expected.gradients[name].norm())
+                for name in subject.layers
+            )
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _Unusable(first_line(error)) from error
+        if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
+            raise _Unusable(f"its gradient is {worst:.1e} away from autograd's")
+
+    def _allowed(self) -> float:
+        dtype = self._dtype or self._given.images.dtype
+        return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.2)
+
+
+class _Unusable(Exception):
+    """Why something that was asked for is not done: one line."""
+
+
+def _bytes(parts: Parts, model: nn.Module) -> int:
+    """The memory of the parts that is not that of the model's own parameters and buffers."""
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    total = 0
+    for part in (parts.before, parts.after):
+        for tensor in () if part is None else (*part.parameters(), *part.buffers()):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+    packed = (module for module in parts.before.modules() if isinstance(module, onednn.Packed))
+    return total + sum(module.bytes for module in packed)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
