@@ -18,7 +18,7 @@ from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, split
 from camfast.passes import ForwardPass
 from camfast.plan import Plan
-from camfast.proof import PROVED_SAMPLES, Subject, apart, random_score, samples_are_independent
+from camfast.proof import PROVED_SAMPLES, Subject, apart, apart_as_a_whole, random_score, samples_are_independent
 from camfast.runners import Converting, Guarded, Runner, Split
 from camfast.tail import Tail
 from camfast.targets import Scores
@@ -162,7 +162,9 @@ class Copies:
             found = got.activations[name] if name else got.output
             if found.shape != expected.shape:
                 raise _Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
-        worst = apart(wanted, got)
+        # Half precision moves single values far where a photo is flat, and the map as a whole little.
+        exact = self._allowed() < 0.1
+        worst = apart(wanted, got) if exact else apart_as_a_whole(wanted, got)
         if not worst <= self._allowed():
             raise _Unusable(f"its activations are {worst:.1e} away from the model's")
         if self._tail is None:

@@ -158,6 +158,14 @@ def apart(expected: ForwardPass, found: ForwardPass) -> float:
     return max(distance(expected.output, found.output), *layers)
 
 
+def apart_as_a_whole(expected: ForwardPass, found: ForwardPass) -> float:
+    """The same by the norm of the difference over that of what is expected: single values may be far off."""
+    pairs = [(expected.output, found.output)]
+    pairs += [(tensor, found.activations[name]) for name, tensor in expected.activations.items()]
+    ratios = [float((one.double() - other.double()).norm() / one.double().norm()) for one, other in pairs]
+    return math.inf if any(map(math.isnan, ratios)) else max(ratios)
+
+
 def distance(expected: Tensor, found: Tensor) -> float:
     """The largest difference, over the largest finite value; infinite where nothing, or too little, is finite."""
     expected, found = expected.double(), found.double()
