@@ -548,9 +548,7 @@ class TestGuards:
         cam, plain = camfast.GradCAM(model, "conv", optimize="inference"), camfast.GradCAM(model, "conv")
         for samples in (1, 3, 3):
             torch.testing.assert_close(cam(X[:samples], 1), plain(X[:samples], 1), rtol=0, atol=1e-5)
-        assert (
-            cam.plan.notes == () or "the model itself runs instead" in cam.plan.notes[0] or "view" in cam.plan.notes[0]
-        )
+        assert "the model itself runs instead" in cam.plan.notes[0] or "view" in cam.plan.notes[0]
 
     def test_two_layers_that_are_one_map(self):
         model = nn.Sequential(
