@@ -51,7 +51,8 @@ template <typename T>
 struct WidePath {
   static constexpr bool kGapless = true;
   static constexpr int kVector = sizeof(T) == 8 ? 2 : 4, kBatch = sizeof(T) == 8 ? 4 : 8;
-  static constexpr int kBatchBytes = kVector * kBatch * sizeof(T);  // half as many pairs
+  // Half as many pairs. Half precision widens as it arrives: four pairs of it no longer fit in registers.
+  static constexpr int kBatchBytes = sizeof(T) == 2 ? 48 : kVector * kBatch * sizeof(T);
 };
 
 template <typename T, typename Acc>
