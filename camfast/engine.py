@@ -25,7 +25,7 @@ from camfast.planner import Options, make_plan
 from camfast.proof import Subject, samples_are_independent, spared
 from camfast.runners import Runner
 from camfast.streaming import stream
-from camfast.structure import Structure, is_hooked
+from camfast.structure import Structure, is_hooked, modules_of
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.wrappers import plain_module
 
@@ -205,7 +205,7 @@ class Engine(ABC):
         """By a CUDA graph, where graphs were asked for and can be had."""
         if made.graphs is None:
             return None
-        if made.classes is None or is_hooked(tuple(self.model.modules())):
+        if made.classes is None or is_hooked(modules_of(self.model)):
             return None  # the first call shows how many classes there are; hooks would not see a replay
         if isinstance(targets, Classes):
             targets.check(made.classes)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from camfast.errors import is_out_of_memory
 from camfast.hooks import forward_hooks, require_tensor
 from camfast.inputs import Batch, normal_tensors
+from camfast.structure import modules_of
 from camfast.wrappers import running_eagerly
 
 Select = Callable[[Any], Tensor]
@@ -64,10 +65,16 @@ class GradientPass:
         )
 
 
-def forward(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, select: Select) -> ForwardPass:
-    """One forward pass without any graph."""
+def forward(
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, select: Select, *, kept: bool = False
+) -> ForwardPass:
+    """One forward pass without any graph.
+
+    Args:
+        kept: whether the model is known to leave what the layers put out as it is; otherwise that is copied.
+    """
     with prepared(model), torch.no_grad():
-        seen = _Seen(layers, cut=False)
+        seen = _Seen(layers, cut=False, copied=not kept)
         with forward_hooks(layers.values(), seen.hook):
             output = select(normal_tensors(batch).call(model))
         return ForwardPass(seen.all(), output)
@@ -123,7 +130,7 @@ def _truncated(
 ) -> GradientPass | None:
     """One attempt; None where the model itself switched grad mode off after the layer had switched it on."""
     with torch.set_grad_enabled(graph_before_layer):
-        seen = _Seen(layers, cut=True)
+        seen = _Seen(layers, cut=True, copied=True)
         with forward_hooks(layers.values(), seen.hook):
             output = select(batch.call(model))
             switched_off = not torch.is_grad_enabled()
@@ -162,27 +169,38 @@ def gradients_of(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | 
     """The gradients of scores [N] with respect to each input, summed over the samples; of scores [N, K], with K as the
     second dimension. None where the scores do not depend on an input.
     """
-    if not scores.requires_grad:
-        return [None] * len(inputs)
-    ones = torch.ones_like(scores)
     if scores.dim() == 1:
-        return list(torch.autograd.grad(scores, inputs, ones, allow_unused=True))
-    if scores.shape[1] == 1:
-        found: Sequence[Tensor | None] = torch.autograd.grad(scores, inputs, ones, allow_unused=True)
+        return weighted_gradients(scores, inputs, torch.ones_like(scores))
+    classes = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    return weighted_gradients(scores, inputs, classes.expand(len(scores), -1, -1))
+
+
+def weighted_gradients(outputs: Tensor, inputs: Sequence[Tensor], weights: Tensor) -> Sequence[Tensor | None]:
+    """The gradients of the sum of ``outputs * weights`` with respect to each input; with weights [N, K, ...] for
+    outputs [N, ...], those of K such sums, with K as the second dimension. None where the outputs do not depend on an
+    input.
+    """
+    if not outputs.requires_grad:
+        return [None] * len(inputs)
+    if weights.dim() == outputs.dim():
+        return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
+    if weights.shape[1] == 1:
+        found: Sequence[Tensor | None] = torch.autograd.grad(outputs, inputs, weights[:, 0], allow_unused=True)
         return [None if gradient is None else gradient[:, None] for gradient in found]
-    found = _batched_gradients(scores, inputs)
+    found = _batched_gradients(outputs, inputs, weights.transpose(0, 1))
     return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]
 
 
-def _batched_gradients(scores: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Of scores [N, K], with K first: in one backward pass, or in K where an operation cannot be batched."""
-    each = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)[:, None].expand(-1, *scores.shape)
+def _batched_gradients(outputs: Tensor, inputs: Sequence[Tensor], weights: Tensor) -> Sequence[Tensor | None]:
+    """For weights with K first: in one backward pass, or in K where an operation cannot be batched."""
     try:
-        return torch.autograd.grad(scores, inputs, each, allow_unused=True, is_grads_batched=True, retain_graph=True)
+        return torch.autograd.grad(
+            outputs, inputs, weights, allow_unused=True, is_grads_batched=True, retain_graph=True
+        )
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        rows = [torch.autograd.grad(scores, inputs, one, allow_unused=True, retain_graph=True) for one in each]
+        rows = [torch.autograd.grad(outputs, inputs, one, allow_unused=True, retain_graph=True) for one in weights]
         return [
             None if any(gradient is None for gradient in column) else torch.stack(column)
             for column in zip(*rows, strict=True)
@@ -204,9 +222,10 @@ def check_parameters(model: nn.Module) -> None:
 class _Seen:
     """Hooks that remember what layers put out and, where asked to, start the graph there."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], cut: bool) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], cut: bool, copied: bool) -> None:
         self._names = list(layers)
         self._cut = cut
+        self._copied = copied
         self._activations: dict[str, Tensor] = {}
         self.without_grad: set[str] = set()
         """Layers that ran with grad mode off."""
@@ -222,7 +241,7 @@ class _Seen:
                 activation = activation.clone()
             if not self._cut:
                 self._activations[name] = activation
-                return activation.clone()
+                return activation.clone() if self._copied else activation
             if not activation.requires_grad:
                 activation = activation.detach().requires_grad_()
             if not torch.is_grad_enabled():
@@ -249,7 +268,8 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 @contextlib.contextmanager
 def prepared(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no inference mode, and no compiled code for a block."""
-    with torch.inference_mode(False), _evaluating(model), running_eagerly(model):
+    modules = modules_of(model)
+    with torch.inference_mode(False), _evaluating(modules), running_eagerly(modules):
         yield
 
 
@@ -259,13 +279,13 @@ _switched: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode for the length of a block; afterwards every module has the mode that it had.
 
     Blocks of several threads may overlap on a model or on parts of it: the last one out switches a module back.
     """
     with _lock:
-        held = [module for module in model.modules() if module.training or module in _switched]
+        held = [module for module in modules if module.training or (_switched and module in _switched)]
         for module in held:
             module.training = False  # not .eval(), which a model may have overridden
             _switched[module] = _switched.get(module, 0) + 1

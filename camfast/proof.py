@@ -16,6 +16,7 @@ from camfast.errors import first_line, is_out_of_memory
 from camfast.inputs import Batch
 from camfast.passes import ForwardPass, Select
 from camfast.tail import NoTail, Tail, find_tail
+from camfast.targets import Classes, Scores
 from camfast.trace import Trace
 
 # Samples on which a closed form, or the gradient of a copy, is proved.
@@ -83,13 +84,11 @@ def proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, st
     tail = find_tail(traced, name)
     sample = batch.part(0, PROVED_SAMPLES)
 
-    def score(output: Tensor) -> tuple[Tensor, None]:
-        return random_score(output)[None], None
-
+    scores = Scores([random_score] * len(sample))
     try:
         plain = passes.forward(subject.model, {name: layer}, sample.map(torch.clone), subject.select)
         seen, _ = passes.forward_and_gradient(
-            subject.model, {name: layer}, sample.map(torch.clone), subject.select, score
+            subject.model, {name: layer}, sample.map(torch.clone), subject.select, scores.score
         )
     except Exception as error:  # which comes again, and to the user, unless it lies in the sample
         if is_out_of_memory(error):
@@ -100,8 +99,7 @@ def proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, st
         raise NoTail(f"{name!r} puts out {list(activations.shape)}")
     with torch.inference_mode(False), torch.no_grad():
         try:
-            output = tail.output(activations)
-            gradient = tail.backward(tail.pooled(activations), score)
+            output, gradient, _ = tail.gradient(activations, scores)
         except Exception as error:
             raise NoTail(f"what follows {name!r} cannot be run by itself ({first_line(error)})") from error
         if output.shape != seen.output.shape or plain.output.shape != output.shape:
@@ -111,18 +109,24 @@ def proved_tail(subject: Subject, traced: Trace, batch: Batch) -> tuple[Tail, st
             distance(seen.output, output),
             distance(seen.gradients[name], tail.spread(gradient, activations)),
         ]
-        if tail.linear is not None:
-            rows_are_classes = output.dim() == 2 and tail.linear.weight.shape == (output.shape[1], activations.shape[1])
-            if rows_are_classes:
-                distances.append(
-                    distance(gradient, _random_like(output).to(gradient) @ tail.linear.weight.to(gradient))
-                )
+        if tail.last is not None:
+            if output.dim() == 2 and output.shape[1] > 0:
+                distances.append(_rows_are_classes(tail, activations, output.shape[1]))
             else:
-                tail = dataclasses.replace(tail, linear=None)
+                tail = dataclasses.replace(tail, body=tail.head, reshapes=False, last=None)
     allowed = {torch.float64: 1e-8, torch.float32: 1e-4}.get(activations.dtype, 5e-2)
     if not max(distances) <= allowed:
         raise NoTail(f"its closed form is {max(distances):.1e} away from autograd")
     return tail, f"{max(distances):.1e} away from autograd"
+
+
+def _rows_are_classes(tail: Tail, activations: Tensor, classes: int) -> float:
+    """How far the gradients of the first and the last class, by the rows of the last layer, are from autograd's."""
+    targets = Classes(torch.tensor([[0, classes - 1]]).expand(len(activations), 2))
+    whole = dataclasses.replace(tail, body=tail.head, last=None)
+    _, expected, _ = whole.gradient(activations, targets)
+    _, found, _ = tail.gradient(activations, targets)
+    return distance(expected, found)
 
 
 def watched_modules(subject: Subject, traced: Trace) -> tuple[nn.Module, ...]:

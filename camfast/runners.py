@@ -57,14 +57,17 @@ class Hooked:
         self._select = select
         self._tail = tail
         self._watched = watched
+        # Pooling leaves its input as it is; a ReLU may be one in place.
+        self._kept = tail is not None and not tail.rectified
         self._graph_before_layer = False  # until a call finds that the model needs it
 
     def forward(self, batch: Batch) -> ForwardPass:
-        return passes.forward(self._model, self._layers, batch, self._select)
+        return passes.forward(self._model, self._layers, batch, self._select, kept=self._kept)
 
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         if self._tail is not None and not is_hooked(self._watched):
-            return _closed_form(self._tail, self.forward(batch), targets)
+            seen = self.forward(batch)
+            return _closed_form(self._tail, seen.activations, targets, seen.output)
         result, self._graph_before_layer = passes.forward_and_gradient(
             self._model, self._layers, batch, self._select, targets.score, self._graph_before_layer
         )
@@ -152,11 +155,12 @@ class Split:
         return output if self._output_type is None else output.to(self._output_type)
 
     def _gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
-        if self._tail is not None:
-            return _closed_form(self._tail, self._forward(batch), targets, self._output_type)
         with self._ready(batch) as tensors:
             with torch.no_grad():
                 begun = self.before(tensors)
+            if self._tail is not None:
+                (activations,) = begun
+                return _closed_form(self._tail, {self._names[0]: activations}, targets, dtype=self._output_type)
             count = len(self._parts.first)
             with torch.enable_grad():
                 start = [activations.detach().requires_grad_() for activations in begun[:count]]
@@ -241,13 +245,17 @@ class _Sizes:
 
 
 def _closed_form(
-    tail: Tail, seen: ForwardPass, targets: Classes | Scores, dtype: torch.dtype | None = None
+    tail: Tail,
+    found: dict[str, Tensor],
+    targets: Classes | Scores,
+    output: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> GradientPass:
-    ((name, activations),) = seen.activations.items()
+    """The gradient at the one layer of which activations were found; the output too, where it is not given."""
+    ((name, activations),) = found.items()
     with torch.inference_mode(False), torch.no_grad():
-        gradient, classes = tail.gradient(activations, targets, seen.output, dtype)
+        output, gradient, classes = tail.gradient(activations, targets, output, dtype)
         if tail.rectified:
-            gradients = {name: tail.spread(gradient, activations)}
-            return GradientPass(seen.activations, gradients, None, seen.output, classes)
+            return GradientPass(found, {name: tail.spread(gradient, activations)}, None, output, classes)
         mean = gradient.float() / activations[0, 0].numel()
-        return GradientPass(seen.activations, {}, mean, seen.output, classes)
+        return GradientPass(found, {}, mean, output, classes)

@@ -1,14 +1,15 @@
 """What follows the target layer, where that is global average pooling: then a gradient needs no backward pass there.
 
 With ``p`` the mean over positions of ``f(A)``, ``f`` being ReLU or nothing, the gradient at a position is
-``f'(A) dS/dp / (h w)``: only ``dS/dp``, a vector a sample, is left to be found. Where what follows the pooling is
-linear, that is a row of its weight; otherwise autograd goes through that part alone, on vectors.
+``f'(A) dS/dp / (h w)``: only ``dS/dp``, a vector a sample, is left to be found. Where the last operation is linear, the
+gradient of a logit before it is a row of its weight; what lies between it and the pooling, if anything, autograd goes
+through alone, on vectors.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from camfast.passes import by_name, gradients_of
+from camfast.passes import by_name, gradients_of, weighted_gradients
 from camfast.targets import Classes, Scores
 from camfast.trace import Trace, argument, drop_unused, is_identity
 
@@ -27,7 +28,7 @@ class NoTail(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """ReLU or not, global average pooling, and a head on the pooled channels."""
+    """ReLU or not, global average pooling, and a head on the pooled channels: a body, and a last linear layer."""
 
     layer: str
     """The name of the layer."""
@@ -35,10 +36,12 @@ class Tail:
     """Whether a ReLU lies between the layer and the pooling."""
     keeps_positions: bool
     """Whether the pooled map is [N, C, 1, 1], and not [N, C]."""
-    head: Callable[[Tensor], Tensor]
-    """From the pooled map to the output, with the model's own parameters."""
-    linear: nn.Linear | None
-    """The head's only operation beside reshaping, where it is that."""
+    body: Callable[[Tensor], Tensor]
+    """From the pooled map to what the last layer takes, with the model's own parameters."""
+    reshapes: bool
+    """Whether the body only reshapes."""
+    last: nn.Linear | None
+    """From there to the output; None where the body gives that itself."""
     steps: str
     """What there is after the layer, for the plan."""
 
@@ -47,28 +50,60 @@ class Tail:
         kept = activations.relu() if self.rectified else activations
         return kept.mean(dim=(2, 3), keepdim=self.keeps_positions, dtype=dtype)
 
+    def head(self, pooled: Tensor) -> Tensor:
+        """The model's output, from the pooled map."""
+        hidden = self.body(pooled)
+        return hidden if self.last is None else self.last(hidden)
+
     def output(self, activations: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The model's output, from what the layer put out."""
         return self.head(self.pooled(activations, dtype))
 
     def gradient(
-        self, activations: Tensor, targets: Classes | Scores, output: Tensor, dtype: torch.dtype | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The gradient of the scores with respect to the pooled map, [N, C] or [N, K, C]; and the targets."""
-        if isinstance(targets, Scores):
-            return self.backward(self.pooled(activations, dtype), targets.score), None
-        classes = targets.resolve(output)
-        if self.linear is not None:
-            return self.linear.weight.detach()[classes], classes
-        return self.backward(self.pooled(activations, dtype), Classes(classes, checked=True).score), classes
-
-    def backward(self, pooled: Tensor, score: Callable[[Tensor], tuple[Tensor, Any]]) -> Tensor:
-        """The gradient of the scores, summed over the samples, by autograd through the head: [N, C] or [N, K, C]."""
+        self,
+        activations: Tensor,
+        targets: Classes | Scores,
+        output: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The model's output, where it is not given; the gradient of the scores with respect to the pooled map, summed
+        over the samples, [N, C] or [N, K, C]; and the targets."""
+        if self.last is None or isinstance(targets, Scores):
+            return self._gradient_of_scores(activations, targets, output, dtype)
+        if self.reshapes:
+            output = self.output(activations, dtype) if output is None else output
+            classes = targets.resolve(output)
+            return output.detach(), self.last.weight.detach()[classes], classes
         with torch.enable_grad():
-            start = pooled.detach().requires_grad_()
-            scores, _ = score(self.head(start.clone()))  # a clone, which the head may change in place
-        gradient = by_name({self.layer: start}, gradients_of(scores, [start]))[self.layer]
-        return gradient.flatten(scores.dim())
+            pooled, hidden = self._begun(activations, dtype)
+            output = self.last(hidden.detach()) if output is None else output
+            classes = targets.resolve(output)
+            weights = self.last.weight.detach()[classes].to(hidden.dtype)
+            found = weighted_gradients(hidden, [pooled], weights)
+        return output.detach(), self._of_channels(pooled, found, classes.dim()), classes
+
+    def _gradient_of_scores(
+        self, activations: Tensor, targets: Classes | Scores, output: Tensor | None, dtype: torch.dtype | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """By autograd through body and last layer."""
+        with torch.enable_grad():
+            pooled, hidden = self._begun(activations, dtype)
+            made = hidden if self.last is None else self.last(hidden)
+            if output is not None and isinstance(targets, Classes):
+                targets = Classes(targets.resolve(output), checked=True)
+            scores, classes = targets.score(made)
+            found = gradients_of(scores, [pooled])
+        output = made if output is None else output
+        return output.detach(), self._of_channels(pooled, found, scores.dim()), classes
+
+    def _begun(self, activations: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """The pooled map, where a graph begins, and what the body makes of it."""
+        pooled = self.pooled(activations, dtype).detach().requires_grad_()
+        return pooled, self.body(pooled.clone())  # which the body may change in place
+
+    def _of_channels(self, pooled: Tensor, found: Sequence[Tensor | None], dimensions: int) -> Tensor:
+        """A gradient at the pooled map, without positions."""
+        return by_name({self.layer: pooled}, found)[self.layer].flatten(dimensions)
 
     def spread(self, gradient: Tensor, activations: Tensor) -> Tensor:
         """From the pooled map back to the layer: [N, C, h, w], or [N, K, C, h, w]."""
@@ -102,38 +137,56 @@ def find_tail(trace: Trace, layer: str) -> Tail:
     if keeps_positions is None:
         raise NoTail(f"no global average pooling, but {_described(node, module)} follows {layer!r}")
     steps.append("mean")
-    head, linear = _find_head(trace, node)
-    steps.append("linear" if linear is not None else "head")
-    return Tail(layer, rectified, keeps_positions, head, linear, " → ".join(steps))
+    body, reshapes, last = _find_head(trace, node)
+    steps += [*([] if reshapes else ["head"]), *([] if last is None else ["linear"])]
+    return Tail(layer, rectified, keeps_positions, body, reshapes, last, " → ".join(steps))
 
 
-def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, nn.Linear | None]:
-    """What takes the pooled map to the output; and its linear layer, where there is nothing else."""
+def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, bool, nn.Linear | None]:
+    """What takes the pooled map to the last layer, if it only reshapes, and the last layer, where that is linear."""
     graph = fx.Graph()
     copies = {pool: graph.placeholder("pooled")}
-    linears: list[nn.Linear] = []
-    affine = True
+    reshaped = {pool}
     for node in trace.graph.nodes:
         if node.op == "get_attr":
             copies[node] = graph.node_copy(node, lambda old: copies[old])
         elif node.op == "output":
             if trace.output not in copies:
                 raise NoTail("the output does not come from the pooled map")
-            graph.output(copies[trace.output])
-        elif node.op == "call_method" and node.target in ("view", "reshape") and _flattens(node, copies):
-            copies[node] = graph.call_method("flatten", (copies[node.args[0]], 1))
         elif node is not pool and any(source in copies and source.op != "get_attr" for source in node.all_input_nodes):
-            if any(source not in copies for source in node.all_input_nodes):
-                raise NoTail(f"{_described(node, trace.module(node))} needs more than the pooled map")
-            copies[node] = graph.node_copy(node, lambda old: copies[old])
             module = trace.module(node)
-            if type(module) is nn.Linear:
-                linears.append(module)
-            elif not is_identity(node, module) and not _is_reshaping(node, module):
-                affine = False
+            if node.op == "call_method" and node.target in ("view", "reshape") and _flattens(node, copies):
+                copies[node] = graph.call_method("flatten", (copies[node.args[0]], 1))
+            elif any(source not in copies for source in node.all_input_nodes):
+                raise NoTail(f"{_described(node, module)} needs more than the pooled map")
+            else:
+                copies[node] = graph.node_copy(node, lambda old: copies[old])
+            if _source(node) in reshaped and (is_identity(node, module) or _is_reshaping(node, module)):
+                reshaped.add(node)
+    before_last, last = _last_linear(trace)
+    if before_last in copies:
+        end = before_last
+    else:
+        end, last = trace.output, None
+    graph.output(copies[end])
     drop_unused(graph, trace.root)
-    linear = linears[0] if affine and len(linears) == 1 else None
-    return fx.GraphModule(trace.root, graph, "Head"), linear
+    return fx.GraphModule(trace.root, graph, "Body"), end in reshaped, last
+
+
+def _last_linear(trace: Trace) -> tuple[fx.Node | None, nn.Linear | None]:
+    """The linear layer whose output is the model's, and what it takes."""
+    node: fx.Node | None = trace.output
+    while node is not None:
+        module = trace.module(node)
+        if type(module) is nn.Linear:
+            return _source(node), module
+        node = _source(node) if is_identity(node, module) else None
+    return None, None
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """What a node takes in the first place."""
+    return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
 
 
 def _flattens(node: fx.Node, copies: dict[fx.Node, fx.Node]) -> bool:

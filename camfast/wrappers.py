@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,14 +45,15 @@ _stance: Any = None
 
 
 @contextlib.contextmanager
-def running_eagerly(model: nn.Module) -> Iterator[None]:
-    """No compiled code in the model for the length of a block: it does not see hooks that came after it.
+def running_eagerly(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """No compiled code in a model's modules for the length of a block: it does not see hooks that came after it.
 
     The switch is one for the whole process. Blocks of several threads may overlap: the first one in turns it, the last
     one out turns it back.
     """
     global _blocks, _stance
-    if not any(module._compiled_call_impl is not None or _is_compile_wrapper(module) for module in model.modules()):
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None or not any(m._compiled_call_impl is not None or _is_compile_wrapper(m) for m in modules):
         yield
         return
     with _lock:
