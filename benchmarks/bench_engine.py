@@ -4,6 +4,7 @@
     python benchmarks/bench_engine.py --json benchmarks/results/engine-cpu.json
     python benchmarks/bench_engine.py --device cuda --json benchmarks/results/engine-h200.json
     python benchmarks/bench_engine.py --models resnet18 vit_b_16
+    python benchmarks/bench_engine.py --keep-memory --times-only
 
 Every contender gets the same model, images, layer and predicted classes, and ends in heatmaps of the images' size for
 the whole batch. camfast's heatmaps are first held to pytorch-grad-cam's; then all are timed, in turn. Contenders:
@@ -21,7 +22,9 @@ the whole batch. camfast's heatmaps are first held to pytorch-grad-cam's; then a
     captum           captum's LayerGradCam, and LayerAttribution.interpolate; a forward pass before it finds the classes
 
 Weights are random where no package ships them, and such that bfloat16 suffices, as it does for trained ones: the time
-does not depend on them otherwise. Beside the times:
+does not depend on them otherwise. Memory is what the system's allocator gives, as to any user: glibc's hands large
+blocks back and asks for fresh pages in every pass, which costs a plain forward pass up to a third of its time.
+--keep-memory takes that away from all of them. Beside the times:
 
     processes        each contender in a process of its own, with the largest batch: the growth of its peak memory over
                      three batches, and the time to its first result, compilation included
@@ -188,7 +191,6 @@ def say(what: str) -> None:
 
 
 def main() -> None:
-    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each contender of a case (default 1)")
@@ -198,22 +200,34 @@ def main() -> None:
         action="store_true",
         help=f"{QUICK_MODEL} with batch 1 only, no torch.compile, no processes of their own: does it run?",
     )
+    parser.add_argument("--times-only", action="store_true", help="no processes of their own, and no fidelity")
+    parser.add_argument("--keep-memory", action="store_true", help="with an allocator that keeps what is freed")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
+    if arguments.keep_memory:
+        keep_memory()
     device, quick = torch.device(arguments.device), arguments.quick
+    processes = not (quick or arguments.times_only)
     batches = [1] if quick else [1, 8, 64] if device.type == "cuda" else [1, 8]
 
-    results: dict[str, Any] = {"benchmark": "engine", "machine": machine(device), "cases": [], "processes": []}
+    results: dict[str, Any] = {
+        "benchmark": "engine",
+        "machine": machine(device),
+        "memory_is_kept": arguments.keep_memory,
+        "cases": [],
+        "processes": [],
+    }
     for name in [QUICK_MODEL] if quick else arguments.models:
         subject = build(name, device)
-        cases, alone = bench_model(subject, batches, device, arguments.seconds, not quick, not quick)
+        cases, alone = bench_model(subject, batches, device, arguments.seconds, not quick, processes)
         results["cases"] += cases
         results["processes"] += [] if alone is None else [alone]
         if quick or name == SEVERAL_MODEL:
             batch = batches[-1] if quick else SEVERAL_BATCH
             results["several_classes"] = bench_several(subject, batch, device, arguments.seconds)
-    say("fidelity")
-    results["fidelity"] = fidelity(modes(device, not quick), device, PHOTOS[: QUICK_PHOTOS if quick else None])
+    if not arguments.times_only:
+        say("fidelity")
+        results["fidelity"] = fidelity(modes(device, not quick), device, PHOTOS[: QUICK_PHOTOS if quick else None])
     say("done")
     print(engine_table(results))
     write(results, arguments.json)

@@ -30,7 +30,8 @@ def engine_table(results: dict[str, Any]) -> str:
             "Peak memory beside the model's weights, and time to the first result, each in a process of its own:",
             processes_table(results),
         ]
-    parts += [_fidelity_heading(results["fidelity"]), fidelity_table(results)]
+    if "fidelity" in results:
+        parts += [_fidelity_heading(results["fidelity"]), fidelity_table(results)]
     return "\n\n".join(parts)
 
 
@@ -113,10 +114,16 @@ def _caption(results: dict[str, Any]) -> str:
         "Medians of one run in which all take turns. Plain forward: the model in inference mode, eager, float32. "
         "Ratios: the others' time over that.",
     ]
+    if results["memory_is_kept"]:
+        sentences.append(
+            "The allocator keeps what is freed (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ are 2^40): no pass "
+            "waits for fresh pages."
+        )
     reasons = {(case["model"], name): why for case in results["cases"] for name, why in case["left_out"].items()}
     sentences += [f"{name} is left out of {model}: {why}." for (model, name), why in reasons.items()]
     fallen = [(case["model"], name, lines) for case in results["cases"] for name, lines in case["notes"].items()]
-    fallen += [("fidelity", name, found["notes"]) for name, found in results["fidelity"]["modes"].items()]
+    checked = results.get("fidelity", {"modes": {}})["modes"]
+    fallen += [("fidelity", name, found["notes"]) for name, found in checked.items()]
     first = {(model, NAMES[name]): lines[0] for model, name, lines in fallen if lines}
     sentences += [f"{FELL_BACK}: {model}, {name}: camfast fell back ({why})." for (model, name), why in first.items()]
     if "several_classes" in results:

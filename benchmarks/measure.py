@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -41,6 +42,8 @@ def keep_memory() -> None:
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
     """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
 
+    Every round has its own order, so that what one leaves behind (in caches, in the allocator) meets all others alike.
+
     Args:
         contenders: what to call, by name.
         seconds: about how long to spend on each.
@@ -51,9 +54,11 @@ def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> 
         turns[name] = max(1, round(TURN_SECONDS / max(_seconds(call, 1), 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds * len(contenders)
+    shuffled, order = random.Random(0), list(contenders)
     while time.perf_counter() < end or len(next(iter(samples.values()))) < LEAST_ROUNDS:
-        for name, call in contenders.items():
-            samples[name].append(1e3 * _seconds(call, turns[name]))
+        shuffled.shuffle(order)
+        for name in order:
+            samples[name].append(1e3 * _seconds(contenders[name], turns[name]))
     return {name: _summary(times) for name, times in samples.items()}
 
 
