@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -13,9 +12,10 @@ from camfast import passes
 from camfast.errors import first_line, is_out_of_memory
 from camfast.inputs import Batch, normal_tensors
 from camfast.optimize import onednn
+from camfast.optimize.attention import spell_out_attention
 from camfast.optimize.compiled import Compiled
 from camfast.optimize.simplify import simplify
-from camfast.optimize.split import Parts, split
+from camfast.optimize.split import Parts, copied, split
 from camfast.passes import ForwardPass
 from camfast.plan import Plan
 from camfast.proof import PROVED_SAMPLES, Subject, apart, apart_as_a_whole, random_score, samples_are_independent
@@ -89,28 +89,30 @@ class Copies:
             raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
         own_type = self._dtype is None
         try:
-            parts = split(self._traced, whole=self._tail is None, share=own_type)
+            parts = split(self._traced, whole=self._tail is None, dtype=self._dtype)
         except Exception as error:
             raise _Unusable(f"its modules cannot be copied ({first_line(error)})") from error
         try:
             folded = simplify(parts.before, (self._fresh_batch.tensors,))
+            if parts.after is not None:
+                spell_out_attention(parts.after)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             raise _Unusable(first_line(error)) from error
-        for part in (parts.before, parts.after):
-            if part is not None and self._dtype is not None:
-                part.to(self._dtype)
+        if self._dtype is not None:
+            parts.before.to(self._dtype)
         parts.before.to(memory_format=torch.channels_last)
         dtype = self._dtype or self._given.images.dtype
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(dtype)]
         if level == "inference" and self._given.images.device.type == "cpu":
             tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
             try:
-                packed = onednn.pack_convolutions(parts.before, (tensors,))
+                convolutions, linears = onednn.pack(parts.before, (tensors,))
             except Exception as error:
                 raise _Unusable(first_line(error)) from error
-            steps.append(f"{packed} convolutions packed by oneDNN" if packed else "")
+            packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
+            steps.append(f"{' and '.join(packed)} packed by oneDNN" if packed else "")
         elif level == "compile":
             steps.append("torch.compile")
         memory = _bytes(parts, self._subject.model)
@@ -126,13 +128,13 @@ class Copies:
         """The whole model again, in another precision."""
         subject = self._subject
         try:
-            model = copy.deepcopy(subject.model).to(dtype)
+            model = copied(subject.model, dtype)
         except Exception as error:
             raise _Unusable(f"it cannot be copied ({first_line(error)})") from error
         layers = {name: model.get_submodule(name) for name in subject.layers}
-        copied = dataclasses.replace(subject, model=model, layers=layers)
+        other = dataclasses.replace(subject, model=model, layers=layers)
         try:
-            inner, plan = self._plan_as_it_is(copied, self._fresh_batch.map(self._cast))
+            inner, plan = self._plan_as_it_is(other, self._fresh_batch.map(self._cast))
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -212,7 +214,7 @@ def _bytes(parts: Parts, model: nn.Module) -> int:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 total += storage.nbytes()
-    packed = (module for module in parts.before.modules() if isinstance(module, onednn.Packed))
+    packed = (module for module in parts.before.modules() if isinstance(module, (onednn.Packed, onednn.PackedLinear)))
     return total + sum(module.bytes for module in packed)
 
 

@@ -1,7 +1,9 @@
-"""Convolutions of the CPU by oneDNN: weights packed once, and what follows done while the result is in cache.
+"""Convolutions and linear layers of the CPU by oneDNN: weights packed once, what follows done while the result is in
+cache.
 
     conv → activation                    one operation
     conv → sum with another map → ReLU   one operation, in the memory of the other map where nothing needs that any more
+    linear → activation                  one operation
 
 PyTorch's own compiler emits the same operations; here they run without it, and so without its minute of waiting.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +21,14 @@ from torch import Tensor, fx, nn
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module
 
+Module = TypeVar("Module", bound=nn.Module)
+
+_OPERATIONS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
+
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has convolutions of a type on this processor, and PyTorch the operations."""
-    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    """Whether oneDNN computes in a type on this processor, and PyTorch has the operations."""
+    if not torch._C._has_mkldnn or not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS):
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -31,15 +37,22 @@ def available(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-def pack_convolutions(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
-    """Replaces convolutions, and what can be fused to them, by packed ones; how many. Weights are packed for the
-    shapes that they meet with ``inputs``, and serve others too."""
+def pack(part: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[int, int]:
+    """Replaces convolutions and linear layers, and what can be fused to them, by packed ones; how many of either.
+
+    Weights are packed for the shapes that they meet with ``inputs``, and serve others too.
+    """
     shapes = shapes_of(part, inputs)
+    packed = _pack_convolutions(part, shapes), _pack_linears(part, shapes)
+    part.recompile()
+    return packed
+
+
+def _pack_convolutions(part: fx.GraphModule, shapes: dict[Any, torch.Size | None]) -> int:
     order = {node: index for index, node in enumerate(part.graph.nodes)}
     packed: dict[fx.Node, Packed] = {}
-    for node in list(part.graph.nodes):
-        convolution = called_module(part, node)
-        if not is_packable(convolution) or len(node.args) != 1 or node.kwargs:
+    for node, convolution in _calls_of(nn.Conv2d, part):
+        if not is_packable(convolution):
             continue
         chain, activation, other = _what_follows(part, node, shapes)
         last = chain[-1]
@@ -56,9 +69,37 @@ def pack_convolutions(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
         packed[fused] = module
         for done in reversed(chain):
             part.graph.erase_node(done)
-    part.delete_all_unused_submodules()
-    part.recompile()
+        part.delete_all_unused_submodules()  # at once: both forms of all weights would be much memory
     return len(packed)
+
+
+def _pack_linears(part: fx.GraphModule, shapes: dict[Any, torch.Size | None]) -> int:
+    packed = 0
+    for node, linear in _calls_of(nn.Linear, part):
+        if not available(linear.weight.dtype):
+            continue
+        users = list(node.users)
+        activation = _activation(users[0], called_module(part, users[0])) if len(users) == 1 else None
+        last = node if activation is None else users[0]
+        input_shape = shapes[node.args[0]]
+        assert input_shape is not None  # of a linear layer's input
+        name = f"packed_linear_{packed}"
+        part.add_submodule(name, PackedLinear(linear, input_shape, activation or Activation()))
+        with part.graph.inserting_before(last):
+            fused = part.graph.call_module(name, (node.args[0],))
+        shapes[fused] = shapes[last]
+        last.replace_all_uses_with(fused)
+        for done in dict.fromkeys((last, node)):
+            part.graph.erase_node(done)
+        part.delete_all_unused_submodules()
+        packed += 1
+    return packed
+
+
+def _calls_of(kind: type[Module], part: fx.GraphModule) -> list[tuple[fx.Node, Module]]:
+    """All calls of modules of a kind, with nothing but an input."""
+    calls = ((node, called_module(part, node)) for node in part.graph.nodes if len(node.args) == 1 and not node.kwargs)
+    return [(node, module) for node, module in calls if type(module) is kind]
 
 
 @dataclass(frozen=True)
@@ -110,13 +151,27 @@ class Packed(nn.Module):
         return result
 
 
-def is_packable(module: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    return (
-        type(module) is nn.Conv2d
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-        and available(module.weight.dtype)
-    )
+class PackedLinear(nn.Module):
+    """A linear layer with packed weights, and an activation."""
+
+    def __init__(self, linear: nn.Linear, input_shape: torch.Size, activation: Activation) -> None:
+        super().__init__()
+        rows = input_shape.numel() // max(linear.in_features, 1)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)  # opaque, as above
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.bytes = linear.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = self.activation
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, activation.name, activation.scalars, activation.algorithm
+        )
+        return result
+
+
+def is_packable(module: nn.Conv2d) -> bool:
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str) and available(module.weight.dtype)
 
 
 def _what_follows(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from camfast.optimize.attention import spell_out_attention
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module, drop_unused, is_identity
 
@@ -26,6 +27,7 @@ def simplify(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
     drop_checks(part, inputs)
     drop_identities(part)
     call_modules(part)
+    spell_out_attention(part)
     fold_padding(part)
     folded = fold_batch_norm(part)
     drop_unused(part.graph, part)
@@ -36,9 +38,11 @@ def simplify(part: fx.GraphModule, inputs: tuple[Any, ...]) -> int:
 
 def drop_checks(part: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     """Takes out assertions on the number of dimensions, users of a convolution that would keep it from being folded."""
+    if not any(_asks_dimensions(node) for node in part.graph.nodes):
+        return
     shapes = shapes_of(part, inputs)
     for node in list(part.graph.nodes):
-        if node.op == "call_function" and node.target is getattr and node.args[1:] == ("ndim",):
+        if _asks_dimensions(node):
             shape = shapes[node.args[0]]
             if shape is not None:
                 _replace_by_value(node, len(shape))
@@ -46,6 +50,10 @@ def drop_checks(part: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
             _replace_by_value(node, node.args[0] == node.args[1])
         elif node.op == "call_function" and node.target is torch._assert and node.args[0] is True:
             part.graph.erase_node(node)
+
+
+def _asks_dimensions(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is getattr and node.args[1:] == ("ndim",)
 
 
 def _replace_by_value(node: fx.Node, value: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from camfast.trace import Trace, drop_unused
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Parts:
     """The target layers inside the second part."""
 
 
-def split(trace: Trace, whole: bool, share: bool) -> Parts:
+def split(trace: Trace, whole: bool, dtype: torch.dtype | None) -> Parts:
     """The two parts; only the first where ``whole`` is False.
 
-    The first one has weights of its own; the second one too, unless it is to ``share`` the memory of the model's. No
-    parameter asks for a gradient.
+    The first one has weights of its own, in the precision of the model's; the second one has them in another ``dtype``,
+    or shares the memory of the model's. No parameter asks for a gradient.
 
     Raises:
         Exception: whatever copying the model's modules raises.
@@ -58,11 +60,21 @@ def split(trace: Trace, whole: bool, share: bool) -> Parts:
     trailing = [node for node in trace.graph.nodes if node in dependent or node.op == "get_attr"]
     results = [trace.output, *(trace.layers[name] for name in later)]
     after = _part(trace, [*begin, *carried], trailing, results, kept=list(trace.layers.values()))
-    # What a copy finds here it does not copy.
-    shared: dict[int, Any] = {id(buffer): buffer for buffer in after.buffers()} if share else {}
-    if share:
-        shared |= {id(parameter): nn.Parameter(parameter.detach(), False) for parameter in after.parameters()}
-    return Parts(before, first, copy.deepcopy(after, shared).requires_grad_(False), later)
+    return Parts(before, first, copied(after, dtype), later)
+
+
+def copied(module: Module, dtype: torch.dtype | None) -> Module:
+    """A copy around the same parameters and buffers, or around others in another precision; without gradients."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        if dtype is None:
+            return tensor
+        return tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+    # What deepcopy finds here it does not copy: a weight is never there a second time in its own precision.
+    made: dict[int, Any] = {id(buffer): cast(buffer) for buffer in module.buffers()}
+    made |= {id(weight): nn.Parameter(cast(weight.detach()), False) for weight in module.parameters()}
+    return copy.deepcopy(module, made)
 
 
 def _after_layers(trace: Trace) -> tuple[list[fx.Node], set[fx.Node]]:
