@@ -139,3 +139,37 @@ def by_autograd(model: nn.Module, method, *args, **options):
                 return super().explain(*args, **kwargs)
 
     return Engine(model, *args, **options)
+
+
+class Residual(nn.Module):
+    """Convolutions with BatchNorm, activations, sums and padding, as networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.bn_a, self.bn_b = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.down, self.bn_down = nn.Conv2d(8, 16, 1, stride=2), nn.BatchNorm2d(16)
+        self.pad = nn.ZeroPad2d(1)
+        self.c, self.bn_c = nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16)
+        self.act = nn.Hardswish()
+        self.dropout = nn.Dropout(0.3)
+        self.fc = nn.Linear(16, 5)
+        for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+            nn.init.normal_(norm.weight, 1, 0.2)
+            nn.init.normal_(norm.bias, 0, 0.2)
+            norm.running_mean.normal_(0, 0.3)
+            norm.running_var.uniform_(0.5, 2)
+
+    def block(self, x):
+        y = self.relu(self.bn_a(self.a(x)))
+        y = self.bn_b(self.b(y))
+        y += x
+        return self.relu(y)
+
+    def forward(self, x):
+        x = self.block(self.relu(self.bn(self.stem(x))))
+        y = self.act(self.bn_c(self.c(self.pad(x)))) + self.bn_down(self.down(x))
+        return self.fc(self.dropout(y.mean((2, 3))))
