@@ -57,16 +57,15 @@ class Hooked:
         self._select = select
         self._tail = tail
         self._watched = watched
-        # Pooling leaves its input as it is; a ReLU may be one in place.
-        self._kept = tail is not None and not tail.rectified
         self._graph_before_layer = False  # until a call finds that the model needs it
 
     def forward(self, batch: Batch) -> ForwardPass:
-        return passes.forward(self._model, self._layers, batch, self._select, kept=self._kept)
+        return self._forward(batch, kept=False)
 
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         if self._tail is not None and not is_hooked(self._watched):
-            seen = self.forward(batch)
+            # Pooling leaves its input as it is; a ReLU may be one in place.
+            seen = self._forward(batch, kept=not self._tail.rectified)
             return _closed_form(self._tail, seen.activations, targets, seen.output)
         result, self._graph_before_layer = passes.forward_and_gradient(
             self._model, self._layers, batch, self._select, targets.score, self._graph_before_layer
@@ -75,6 +74,9 @@ class Hooked:
 
     def troubles(self) -> list[str | None]:
         return []
+
+    def _forward(self, batch: Batch, kept: bool) -> ForwardPass:
+        return passes.forward(self._model, self._layers, batch, self._select, kept=kept)
 
 
 class Converting:

@@ -102,7 +102,8 @@ class Structure:
 
 
 def _values_of(dicts: list[dict[str, Any]]) -> list[Any]:
-    return list(chain.from_iterable(map(dict.values, dicts)))
+    # Scripted modules have something else than a dict of modules.
+    return list(chain.from_iterable(map(operator.methodcaller("values"), dicts)))
 
 
 def _equal(one: Any, other: Any) -> bool:

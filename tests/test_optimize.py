@@ -58,6 +58,33 @@ def test_all_sorts_of_models(make):
         assert cam.plan.forward.startswith("a copy of the graph")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:")
+@pytest.mark.parametrize(("optimize", "precision"), [("none", None), *MODES])
+@pytest.mark.parametrize("layer", ["0", "2"])
+def test_a_scripted_part(optimize, precision, layer):
+    scripted = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 3)))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), scripted, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    ).eval()
+    cam = camfast.GradCAM(model, layer, optimize=optimize, precision=precision)
+    expected = camfast.GradCAM(nn.Sequential(*model[:1], nn.Sequential(*scripted), *model[2:]), layer)
+    for _ in range(2):
+        assert_close(cam.explain(X, 1), expected.explain(X, 1), precision)
+    # Not every operation of a scripted module goes into half precision; then the whole model is copied.
+    assert all("TorchScript" in note and precision == "bf16" for note in cam.plan.notes)
+
+
+def test_hooks_that_change_the_map_in_place_do_not_reach_what_is_explained():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+    cam = camfast.GradCAM(model, "0")
+    cam(X, 1)  # plans a closed form, in which nothing is copied
+    with torch.no_grad():
+        activations = model[0](X)
+    model[1].register_forward_pre_hook(lambda module, args: args[0].mul_(-1))
+    gradients = -model[3].weight[1, None, :, None, None].detach().expand_as(activations) / activations[0, 0].numel()
+    torch.testing.assert_close(cam(X, 1), camfast.ops.cam(activations, gradients, size=(24, 20))[0])
+
+
 def test_cam_of_a_copy():
     model = PooledNet().eval()
     expected = camfast.CAM(model)(X)

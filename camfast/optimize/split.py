@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from camfast.structure import modules_of
 from camfast.trace import Trace, drop_unused
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -71,10 +72,16 @@ def copied(module: Module, dtype: torch.dtype | None) -> Module:
             return tensor
         return tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
-    # What deepcopy finds here it does not copy: a weight is never there a second time in its own precision.
-    made: dict[int, Any] = {id(buffer): cast(buffer) for buffer in module.buffers()}
-    made |= {id(weight): nn.Parameter(cast(weight.detach()), False) for weight in module.parameters()}
-    return copy.deepcopy(module, made)
+    # What deepcopy finds here it does not copy: a weight is never there a second time in its own precision. Scripted
+    # modules copy theirs all the same.
+    owners = [part for part in modules_of(module) if not isinstance(part, torch.jit.ScriptModule)]
+    buffers = {id(held): held for part in owners for held in part._buffers.values() if held is not None}
+    weights = {id(held): held for part in owners for held in part._parameters.values() if held is not None}
+    made: dict[int, Any] = {key: cast(buffer) for key, buffer in buffers.items()}
+    made |= {key: nn.Parameter(cast(weight.detach()), False) for key, weight in weights.items()}
+    with torch.no_grad():  # else what scripted modules copy for themselves has a graph
+        result = copy.deepcopy(module, made).requires_grad_(False)
+    return result if dtype is None else result.to(dtype)
 
 
 def _after_layers(trace: Trace) -> tuple[list[fx.Node], set[fx.Node]]:
