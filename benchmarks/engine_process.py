@@ -1,4 +1,8 @@
-"""One contender in a process of its own: how much memory it takes, and when its first result is there."""
+"""One contender in a process of its own, as at a user's: neither the allocator's history nor threads are shared.
+
+The process says when its first result is there, how much memory it took, and then, whenever it is asked, how long calls
+take. Run as a program, this file is that process.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +16,88 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_contenders import import_peer, make
+from engine_contenders import PLAIN, import_peer, make
 from engine_memory import Peak
 from engine_models import Subject
-from measure import KEPT
+from measure import KEPT, seconds_of
 from torch import Tensor
 
+import camfast
+
 BATCHES = 3
+ANSWER = "answer: "  # before what is for the parent, as a library may print
 
 
 def save(subject: Subject, x: Tensor, path: Path) -> None:
-    """A model and a batch for :func:`in_fresh_process`."""
+    """A model and a batch for :class:`Contender`."""
     torch.save((subject, x), path)
 
 
-def in_fresh_process(path: Path, name: str, cache: Path) -> dict[str, Any]:
-    """Peak memory and time to the first result of a contender, in a process that has done nothing else.
+class Contender:
+    """A process with one contender, a model and a batch; use it as a context manager.
 
-    ``cache`` is where torch.compile keeps its work: an empty folder, so that all of it is in the time.
+    Args:
+        path: what :func:`save` wrote.
+        name: of the contender.
+        folder: its own: for its heatmaps, and for what torch.compile keeps; empty, so that all of that is in the time.
+        keep_memory: whether its allocator keeps what is freed.
 
     Raises:
         RuntimeError: the process failed; with the end of what it said.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in KEPT}  # memory as users get it
-    environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
-    done = subprocess.run(
-        [sys.executable, __file__, str(path), name], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{name}: {done.stderr.strip()[-2000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+
+    def __init__(self, path: Path, name: str, folder: Path, keep_memory: bool) -> None:
+        folder.mkdir(parents=True)
+        self.name = name
+        self._heatmaps = folder / "heatmaps.pt"
+        self._errors = folder / "errors.txt"
+        environment = {key: value for key, value in os.environ.items() if key not in KEPT}
+        environment |= KEPT if keep_memory else {}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(path), name, str(self._heatmaps)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.facts: dict[str, Any] = self._answer()
+        """``peak_bytes``, by which memory grew at most over three batches; ``first_seconds``; ``plan``; ``notes``."""
+
+    def heatmaps(self) -> Tensor | None:
+        """Of the first call; None of a plain forward pass."""
+        return None if self.name == PLAIN else torch.load(self._heatmaps)
+
+    def seconds(self, count: int) -> float:
+        """The mean time of some calls."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+        self._process.wait()
+        raise RuntimeError(f"{self.name}: {self._errors.read_text().strip()[-2000:]}")
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", help="what save() wrote")
     parser.add_argument("contender")
+    parser.add_argument("heatmaps", help="where those of the first call go")
     arguments = parser.parse_args()
     subject, x = torch.load(arguments.path, weights_only=False)
     import_peer(arguments.contender)
@@ -56,13 +105,25 @@ def main() -> None:
     peak = Peak(x.device)
     begin = time.perf_counter()
     explain = make(arguments.contender, subject)
-    explain(x)
+    result = explain(x)
     if x.is_cuda:
         torch.cuda.synchronize()
     first = time.perf_counter() - begin
     for _ in range(BATCHES - 1):
         explain(x)
-    print(json.dumps({"peak_bytes": peak.growth(), "first_seconds": round(first, 3)}))
+    facts: dict[str, Any] = {"peak_bytes": peak.growth(), "first_seconds": round(first, 3)}
+    if isinstance(explain, camfast.GradCAM):
+        assert explain.plan is not None  # after its first call
+        facts |= {"plan": str(explain.plan), "notes": list(explain.plan.notes)}
+    torch.save(torch.as_tensor(result).detach().cpu(), arguments.heatmaps)
+    del result
+    _answer(facts)
+    for line in sys.stdin:
+        _answer(seconds_of(lambda: explain(x), int(line)))
+
+
+def _answer(what: Any) -> None:
+    print(ANSWER + json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":

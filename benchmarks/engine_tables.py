@@ -25,12 +25,11 @@ NAMES = {
 def engine_table(results: dict[str, Any]) -> str:
     """Everything that README has of a run."""
     parts = [times_table(results), _caption(results)]
-    if results["processes"]:
-        parts += [
-            "Peak memory beside the model's weights, and time to the first result, each in a process of its own:",
-            processes_table(results),
-        ]
     if "fidelity" in results:
+        parts += [
+            "Peak memory beside the model's weights, and time to the first result:",
+            memory_table(results),
+        ]
         parts += [_fidelity_heading(results["fidelity"]), fidelity_table(results)]
     return "\n\n".join(parts)
 
@@ -46,13 +45,14 @@ def times_table(results: dict[str, Any]) -> str:
     return _table(["model, batch", "plain forward", *(NAMES[name] for name in names)], rows)
 
 
-def processes_table(results: dict[str, Any]) -> str:
-    """Peak memory and time to the first result."""
-    names = [PLAIN, *contenders(entry["contenders"] for entry in results["processes"])]
+def memory_table(results: dict[str, Any]) -> str:
+    """Peak memory and time to the first result, for the largest batch."""
+    names = [PLAIN, *contenders(case["peak_bytes"] for case in results["cases"])]
+    largest = max(case["batch"] for case in results["cases"])
     rows = []
-    for entry in results["processes"]:
-        found = entry["contenders"]
-        rows.append([_subject(entry), *(_process(found[name]) if name in found else "" for name in names)])
+    for case in results["cases"]:
+        if case["batch"] == largest:
+            rows.append([_subject(case), *(_memory(case, name) for name in names)])
     return _table(["model, batch", "plain forward", *(NAMES[name] for name in names[1:])], rows)
 
 
@@ -102,8 +102,10 @@ def _ratio(case: dict[str, Any], name: str, value: float) -> str:
     return f"{value:.2f}×{FELL_BACK if name in case['notes'] else ''}"
 
 
-def _process(found: dict[str, Any]) -> str:
-    return f"{found['peak_bytes'] / 1e6:.0f} MB, {found['first_seconds']:.1f} s"
+def _memory(case: dict[str, Any], name: str) -> str:
+    if name not in case["peak_bytes"]:
+        return ""
+    return f"{case['peak_bytes'][name] / 1e6:.0f} MB, {case['first_seconds'][name]:.1f} s"
 
 
 def _caption(results: dict[str, Any]) -> str:
@@ -111,8 +113,8 @@ def _caption(results: dict[str, Any]) -> str:
     sentences = [
         f"{machine['device']}, {machine['threads']} threads, {machine['kernels']}, torch {machine['torch']}, "
         f"grad-cam {machine['grad-cam']}, torchcam {machine['torchcam']}, captum {machine['captum']}.",
-        "Medians of one run in which all take turns. Plain forward: the model in inference mode, eager, float32. "
-        "Ratios: the others' time over that.",
+        "Medians of one run in which all take turns, each in a process of its own. Plain forward: the model in "
+        "inference mode, eager, float32. Ratios: the others' time over that.",
     ]
     if results["memory_is_kept"]:
         sentences.append(

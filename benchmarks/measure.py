@@ -11,6 +11,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,29 +41,41 @@ def keep_memory() -> None:
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
-
-    Every round has its own order, so that what one leaves behind (in caches, in the allocator) meets all others alike.
+    """As :func:`in_turns`, for calls of this process.
 
     Args:
         contenders: what to call, by name.
         seconds: about how long to spend on each.
     """
-    turns = {}
-    for name, call in contenders.items():
+    for call in contenders.values():
         call()  # compiles, allocates
-        turns[name] = max(1, round(TURN_SECONDS / max(_seconds(call, 1), 1e-7)))
+    return in_turns({name: partial(seconds_of, call) for name, call in contenders.items()}, seconds)
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[int], float]], seconds: float, turn: float = TURN_SECONDS
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
+
+    Every round has its own order, so that what one leaves behind (in caches, in the allocator) meets all others alike.
+
+    Args:
+        contenders: what tells the seconds of a call from some calls, by name.
+        seconds: about how long to spend on each.
+        turn: how long a turn is, for calls that are shorter.
+    """
+    turns = {name: max(1, round(turn / max(call(1), 1e-7))) for name, call in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds * len(contenders)
     shuffled, order = random.Random(0), list(contenders)
     while time.perf_counter() < end or len(next(iter(samples.values()))) < LEAST_ROUNDS:
         shuffled.shuffle(order)
         for name in order:
-            samples[name].append(1e3 * _seconds(contenders[name], turns[name]))
+            samples[name].append(1e3 * contenders[name](turns[name]))
     return {name: _summary(times) for name, times in samples.items()}
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def seconds_of(call: Callable[[], Any], count: int) -> float:
     """The mean of some calls; where they are short, after a few that bring back what the others took out of caches."""
     for _ in range(WARM_UP if count > 1 else 0):
         call()

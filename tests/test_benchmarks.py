@@ -15,17 +15,6 @@ sys.path.insert(0, "benchmarks")
 from engine_chart import draw
 draw(json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2]))
 """
-ALONE = """
-import json, pathlib, sys
-sys.path.insert(0, "benchmarks")
-import torch
-from engine_models import build, images
-from engine_process import in_fresh_process, save
-folder = pathlib.Path(sys.argv[1])
-device = torch.device("cpu")
-save(build("resnet18", device), images(8, device), folder / "model.pt")
-print(json.dumps(in_fresh_process(folder / "model.pt", "default", folder / "cache")))
-"""
 
 
 def python(*arguments):
@@ -64,6 +53,9 @@ def test_the_engine_benchmark_runs(tmp_path):
     assert all(summary["median"] > 0 for summary in case["milliseconds"].values())
     assert case["difference_from_default"]["grad-cam"] < 1e-3
     assert "gradient" in case["plans"]["default"]
+    assert set(case["peak_bytes"]) == set(case["first_seconds"]) == timed
+    assert case["peak_bytes"]["default"] > 64 * 112 * 112 * 4  # at least the largest map of the model
+    assert all(seconds > 0 for seconds in case["first_seconds"].values())
     assert set(results["several_classes"]["milliseconds"]) == {"plain", "one", "several"}
     assert set(results["fidelity"]["modes"]) == {"inference", "inference bf16"}
     exact = results["fidelity"]["modes"]["inference"]
@@ -78,11 +70,3 @@ def test_the_engine_benchmark_runs(tmp_path):
     drawn = python("-c", DRAW, str(tmp_path / "engine.json"), str(picture))
     assert drawn.returncode == 0, drawn.stderr
     assert read_image(picture).std() > 0
-
-
-def test_a_process_of_its_own_tells_memory_and_the_first_result(tmp_path):
-    done = python("-c", ALONE, str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["first_seconds"] > 0
-    assert found["peak_bytes"] > 8 * 64 * 112 * 112 * 4  # at least the largest map of the model
