@@ -31,9 +31,7 @@ cuda-check: $(VENV)/.built
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
-	$(BIN)/python benchmarks/bench_engine.py --seconds 3 --json benchmarks/results/engine-cpu.json
-	$(BIN)/python benchmarks/bench_engine.py --seconds 3 --keep-memory --times-only \
-	  --models resnet18 resnet50 mobilenet_v3_large --json benchmarks/results/engine-cpu-kept-memory.json
+	$(BIN)/python benchmarks/bench_engine.py --seconds 2 --json benchmarks/results/engine-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
 clean:
