@@ -6,6 +6,7 @@
 """
 
 from camfast import ops, reference
+from camfast.allocator import keep_memory
 from camfast.backends import backends
 from camfast.explanation import Explanation
 from camfast.hooks import capture
@@ -31,6 +32,7 @@ __all__ = [
     "backends",
     "capture",
     "explain",
+    "keep_memory",
     "load_model",
     "ops",
     "overlay",
