@@ -13,9 +13,9 @@ def keep_memory() -> bool:
     """Makes the C library keep memory that is freed, for the next pass of a model, instead of handing it back.
 
     glibc hands large blocks back to the system as soon as they are free. A model that runs again and again then waits,
-    in every pass, for fresh pages where it had some a moment ago. Afterwards hardly any are fresh, and the process stays
-    as large as it ever was. That holds for the whole process, and for good, so camfast never does it unasked: call this
-    once, before the first model runs.
+    in every pass, for fresh pages where it had some a moment ago. Afterwards hardly any are fresh, and the process
+    stays as large as it ever was. That holds for the whole process, and for good, so camfast never does it unasked:
+    call this once, before the first model runs.
 
     >>> camfast.keep_memory()  # doctest: +SKIP
     True
