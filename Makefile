@@ -2,7 +2,7 @@
 # make test   environment, build, and every test
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
-# make bench  time operators and engine against PyTorch and the peers, half an hour; writes benchmarks/results, README's
+# make bench  time operators and engine against PyTorch and the peers, an hour; writes benchmarks/results, README's
 #             tables and its picture
 # make clean  remove what the above made
 

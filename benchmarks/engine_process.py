@@ -52,11 +52,10 @@ class Contender:
         self._heatmaps = folder / "heatmaps.pt"
         self._errors = folder / "errors.txt"
         environment = {key: value for key, value in os.environ.items() if key not in KEPT}
-        environment |= KEPT if keep_memory else {}
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(path), name, str(self._heatmaps)],
+                [sys.executable, __file__, str(path), name, str(self._heatmaps), *["--keep-memory"] * keep_memory],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -98,7 +97,10 @@ def main() -> None:
     parser.add_argument("path", help="what save() wrote")
     parser.add_argument("contender")
     parser.add_argument("heatmaps", help="where those of the first call go")
+    parser.add_argument("--keep-memory", action="store_true", help="call camfast.keep_memory() first")
     arguments = parser.parse_args()
+    if arguments.keep_memory:
+        assert camfast.keep_memory(), "this C library has no such setting"
     subject, x = torch.load(arguments.path, weights_only=False)
     import_peer(arguments.contender)
 

@@ -117,10 +117,7 @@ def _caption(results: dict[str, Any]) -> str:
         "inference mode, eager, float32. Ratios: the others' time over that.",
     ]
     if results["memory_is_kept"]:
-        sentences.append(
-            "The allocator keeps what is freed (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ are 2^40): no pass "
-            "waits for fresh pages."
-        )
+        sentences.append("camfast.keep_memory() was called first in every process.")
     reasons = {(case["model"], name): why for case in results["cases"] for name, why in case["left_out"].items()}
     sentences += [f"{name} is left out of {model}: {why}." for (model, name), why in reasons.items()]
     fallen = [(case["model"], name, lines) for case in results["cases"] for name, lines in case["notes"].items()]

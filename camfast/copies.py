@@ -110,6 +110,8 @@ class Copies:
             try:
                 convolutions, linears = onednn.pack(parts.before, (tensors,))
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 raise _Unusable(first_line(error)) from error
             packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
             steps.append(f"{' and '.join(packed)} packed by oneDNN" if packed else "")
