@@ -19,7 +19,7 @@ import torch
 from engine_contenders import PLAIN, import_peer, make
 from engine_memory import Peak
 from engine_models import Subject
-from measure import KEPT, seconds_of
+from measure import seconds_of
 from torch import Tensor
 
 import camfast
@@ -51,8 +51,7 @@ class Contender:
         self.name = name
         self._heatmaps = folder / "heatmaps.pt"
         self._errors = folder / "errors.txt"
-        environment = {key: value for key, value in os.environ.items() if key not in KEPT}
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(path), name, str(self._heatmaps), *["--keep-memory"] * keep_memory],

@@ -26,18 +26,6 @@ TURN_SECONDS = 0.02
 LEAST_ROUNDS = 7
 WARM_UP = 2
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "grad-cam", "torchcam", "captum")
-# Of glibc's allocator; see keep_memory.
-KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
-
-
-def keep_memory() -> None:
-    """Starts this process again with an allocator that keeps what is freed.
-
-    glibc gives large blocks back to the system and asks for them again, or does not, depending on what was allocated
-    before: fresh pages cost more than some contenders, and would fall on one or another of them by chance.
-    """
-    if any(os.environ.get(name) != value for name, value in KEPT.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
 
 
 def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, dict[str, float]]:

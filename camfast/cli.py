@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from camfast import __version__, demo
+from camfast.allocator import keep_memory
 from camfast.colors import check_colormap
 from camfast.engine import Engine
 from camfast.environment import report
@@ -312,6 +313,7 @@ def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine, int | None]
     """The model, the engine on it, and the target class, from the options that the commands share."""
     method = get_method(options.method)
     check_colormap(options.colormap)
+    keep_memory()  # the process is ours, and runs the model again and again
     model = load_model(options.model, options.weights, options.device)
     model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
     cam = method(model.module, options.layer, optimize=options.optimize, precision=options.precision)

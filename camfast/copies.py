@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -83,48 +84,48 @@ class Copies:
 
     def _split(self, level: str, output_type: torch.dtype) -> tuple[Split, str, int]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
-        if self._traced is None:
-            raise _Unusable("the model is not traceable")
-        if any(module._forward_pre_hooks for module in self._subject.model.modules()):
-            raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
-        own_type = self._dtype is None
-        try:
-            parts = split(self._traced, whole=self._tail is None, dtype=self._dtype)
-        except Exception as error:
-            raise _Unusable(f"its modules cannot be copied ({first_line(error)})") from error
-        try:
-            folded = simplify(parts.before, (self._fresh_batch.tensors,))
-            if parts.after is not None:
-                spell_out_attention(parts.after)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise _Unusable(first_line(error)) from error
+        parts, folded = self._simplified_parts()
         if self._dtype is not None:
             parts.before.to(self._dtype)
         parts.before.to(memory_format=torch.channels_last)
         dtype = self._dtype or self._given.images.dtype
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(dtype)]
-        if level == "inference" and self._given.images.device.type == "cpu":
-            tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
-            try:
-                convolutions, linears = onednn.pack(parts.before, (tensors,))
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                raise _Unusable(first_line(error)) from error
-            packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
-            steps.append(f"{' and '.join(packed)} packed by oneDNN" if packed else "")
-        elif level == "compile":
-            steps.append("torch.compile")
-        memory = _bytes(parts, self._subject.model)
-        if level == "compile":  # which packs the weights of the first part for itself
-            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
         compiled = level == "compile"
+        if compiled:
+            steps.append("torch.compile")
+        elif self._given.images.device.type == "cpu":
+            steps.append(self._packed(parts))
+        memory = _bytes(parts, self._subject.model)
+        if compiled:  # which packs the weights of the first part for itself
+            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
         pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
-        names = list(self._subject.layers)
-        runner = Split(parts, names, self._tail, self._convert, None if own_type else output_type, compiled, pad)
+        names, becomes = list(self._subject.layers), None if self._dtype is None else output_type
+        runner = Split(parts, names, self._tail, self._convert, becomes, compiled, pad)
         return runner, f"a copy of the graph: {', '.join(filter(None, steps))}", memory
+
+    def _simplified_parts(self) -> tuple[Parts, int]:
+        """A copy of the model's graph in parts, and how many BatchNorms were folded there."""
+        if self._traced is None:
+            raise _Unusable("the model is not traceable")
+        if any(module._forward_pre_hooks for module in self._subject.model.modules()):
+            raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
+        try:
+            parts = split(self._traced, whole=self._tail is None, dtype=self._dtype)
+        except Exception as error:  # also for want of memory, which less of what was asked for may not need
+            raise _Unusable(f"its modules cannot be copied ({first_line(error)})") from error
+        with _or_unusable():
+            folded = simplify(parts.before, (self._fresh_batch.tensors,))
+            if parts.after is not None:
+                spell_out_attention(parts.after)
+        return parts, folded
+
+    def _packed(self, parts: Parts) -> str:
+        """Packs the first part's layers for oneDNN, and says what it packed."""
+        with _or_unusable():
+            tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
+            convolutions, linears = onednn.pack(parts.before, (tensors,))
+        packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
+        return f"{' and '.join(packed)} packed by oneDNN" if packed else ""
 
     def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: Runner) -> tuple[Runner, Plan]:
         """The whole model again, in another precision."""
@@ -135,12 +136,8 @@ class Copies:
             raise _Unusable(f"it cannot be copied ({first_line(error)})") from error
         layers = {name: model.get_submodule(name) for name in subject.layers}
         other = dataclasses.replace(subject, model=model, layers=layers)
-        try:
+        with _or_unusable():
             inner, plan = self._plan_as_it_is(other, self._fresh_batch.map(self._cast))
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise _Unusable(first_line(error)) from error
         runner = Converting(inner, self._cast, wanted.output.dtype)
         difference = self._checked(runner, wanted)
         memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -156,12 +153,8 @@ class Copies:
 
     def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
         """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
-        try:
+        with _or_unusable():
             got = runner.forward(self._fresh_batch)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise _Unusable(first_line(error)) from error
         for name, expected in (("", wanted.output), *wanted.activations.items()):
             found = got.activations[name] if name else got.output
             if found.shape != expected.shape:
@@ -179,7 +172,7 @@ class Copies:
         """A graph does not show where a model switches grad mode off, nor gradients of the user's own."""
         subject = self._subject
         sample = self._fresh_batch.part(0, PROVED_SAMPLES)
-        try:
+        with _or_unusable():
             scores = Scores([random_score] * len(sample))
             expected, _ = passes.forward_and_gradient(
                 subject.model, subject.layers, sample.map(torch.clone), subject.select, scores.score
@@ -190,10 +183,6 @@ class Copies:
                 float((expected.gradients[name] - found.gradients[name]).norm() / expected.gradients[name].norm())
                 for name in subject.layers
             )
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise _Unusable(first_line(error)) from error
         if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
             raise _Unusable(f"its gradient is {worst:.1e} away from autograd's")
 
@@ -204,6 +193,17 @@ class Copies:
 
 class _Unusable(Exception):
     """Why something that was asked for is not done: one line."""
+
+
+@contextlib.contextmanager
+def _or_unusable() -> Iterator[None]:
+    """Whatever goes wrong is a reason to try less, but for want of memory, which asks for a smaller batch."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _Unusable(first_line(error)) from error
 
 
 def _bytes(parts: Parts, model: nn.Module) -> int:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from camfast import ops
+from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
 from camfast.explanation import Explanation
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
 from camfast.optimize.graphs import Graphs
+from camfast.outputs import Chosen, Selector
 from camfast.passes import prepared
 from camfast.plan import Plan
 from camfast.planner import Options, make_plan
@@ -31,7 +33,6 @@ from camfast.wrappers import plain_module
 
 Self = TypeVar("Self", bound="Engine")
 Layers = nn.Module | str | Sequence[nn.Module | str]
-Selector = str | int | Callable[[Any], Tensor]
 
 
 class LayerMap(Protocol):
@@ -49,6 +50,8 @@ class _Made:
     runner: Runner
     plan: Plan
     graphs: Graphs | None
+    room: HeapRoom | None
+    """Kept as long as there may be further passes."""
     classes: int | None = None
     """How many the model has; None until it has run."""
 
@@ -214,13 +217,16 @@ class Engine(ABC):
     def _planned(self, batch: Batch) -> _Made:
         if self._layers is None:
             self._layers = self._find_layers(batch)
-        subject = Subject(self.model, self._layers, self._select, self._pick, self.reshape_transform is not None)
+        chosen = Chosen(self.output, type(self).__name__)
+        subject = Subject(self.model, self._layers, chosen.select, chosen.pick, self.reshape_transform is not None)
         # Whatever the caller's modes are, the plan outlives them.
         with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
             runner, plan = make_plan(subject, normal_tensors(batch), self._options)
             pad = self._graphs and samples_are_independent(subject, normal_tensors(batch))
         structure = Structure(self.model, weights=self._options.copies or self._graphs)
-        return _Made(structure, batch.form, runner, plan, Graphs(pad=pad) if self._graphs else None)
+        graphs = Graphs(pad=pad) if self._graphs else None
+        room = HeapRoom.shared() if batch.images.device.type == "cpu" else None
+        return _Made(structure, batch.form, runner, plan, graphs, room)
 
     @abstractmethod
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
@@ -296,30 +302,6 @@ class Engine(ABC):
         maps = self._feature_maps(name, gradients.flatten(0, 1))
         return maps.reshape(samples, classes, *maps.shape[1:])
 
-    def _select(self, output: Any) -> Tensor:
-        """The output tensor, taken from whatever the model returns."""
-        selected = output
-        if callable(self.output):
-            selected = self.output(output)
-        elif self.output is not None:
-            try:
-                selected = output[self.output]
-            except (KeyError, IndexError, TypeError):
-                raise ValueError(f"output={self.output!r} is not in the model's output, {_describe(output)}") from None
-        if not isinstance(selected, Tensor):
-            example = repr(next(iter(selected))) if isinstance(selected, Mapping) and selected else "0"
-            raise TypeError(
-                f"the model's output is {_describe(selected)}; expected a tensor. "
-                f"Select one: {type(self).__name__}(model, output={example}), or output=a callable"
-            )
-        return selected
-
-    def _pick(self, output: Any) -> Any:
-        """As :meth:`_select`, of a graph's output."""
-        if callable(self.output):
-            return self.output(output)
-        return output if self.output is None else output[self.output]
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_made")}
 
@@ -363,13 +345,3 @@ def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tenso
     each = maps.reshape(-1, 1, *maps.shape[-2:])
     resized, ranges = ops.cam(each, weights=each.new_ones((len(each), 1)), size=size, relu=False, normalize=normalize)
     return resized.reshape(*maps.shape[:-2], *size), ranges.reshape(*maps.shape[:-2], 2)
-
-
-def _describe(output: Any) -> str:
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} with keys {', '.join(map(repr, output))}"
-    if isinstance(output, (tuple, list)):
-        return f"a {type(output).__name__} of {len(output)}"
-    if isinstance(output, Tensor):
-        return f"a tensor {list(output.shape)}"
-    return f"a {type(output).__name__}"

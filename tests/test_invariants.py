@@ -221,6 +221,21 @@ def test_results_do_not_keep_the_graph_or_the_model():
     assert gone() is None
 
 
+@pytest.mark.parametrize("optimize", ["none", "inference"])
+def test_a_dropped_engine_lets_go_of_everything_at_once(optimize):
+    model, x = PooledNet().eval(), torch.randn(1, 3, 16, 16)
+    cam = camfast.GradCAM(model, optimize=optimize)
+    cam(x)
+    runner = weakref.ref(cam._made.runner)
+    gc.collect()
+    gc.disable()
+    try:
+        del cam
+        assert runner() is None
+    finally:
+        gc.enable()
+
+
 def test_explained_models_copy_and_pickle_without_a_trace():
     model, x = PooledNet().eval(), torch.randn(1, 3, 16, 16)
     pickled = pickle.dumps(model)
