@@ -34,6 +34,10 @@ class Peak:
         """Bytes."""
         return self._peak() - self._before
 
+    def total(self) -> int:
+        """Bytes, with what was there before."""
+        return self._peak()
+
     def _peak(self) -> int:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)

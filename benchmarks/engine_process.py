@@ -7,10 +7,6 @@ take. Run as a program, this file is that process.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +16,12 @@ from engine_contenders import PLAIN, import_peer, make
 from engine_memory import Peak
 from engine_models import Subject
 from measure import seconds_of
+from remote import Remote, questions, reply
 from torch import Tensor
 
 import camfast
 
 BATCHES = 3
-ANSWER = "answer: "  # before what is for the parent, as a library may print
 
 
 def save(subject: Subject, x: Tensor, path: Path) -> None:
@@ -50,18 +46,12 @@ class Contender:
         folder.mkdir(parents=True)
         self.name = name
         self._heatmaps = folder / "heatmaps.pt"
-        self._errors = folder / "errors.txt"
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
-        with self._errors.open("w") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, str(path), name, str(self._heatmaps), *["--keep-memory"] * keep_memory],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self.facts: dict[str, Any] = self._answer()
+        self._remote = Remote(
+            [__file__, str(path), name, str(self._heatmaps), *["--keep-memory"] * keep_memory],
+            folder / "errors.txt",
+            {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")},
+        )
+        self.facts: dict[str, Any] = self._remote.answer()
         """``peak_bytes``, by which memory grew at most over three batches; ``first_seconds``; ``plan``; ``notes``."""
 
     def heatmaps(self) -> Tensor | None:
@@ -70,25 +60,13 @@ class Contender:
 
     def seconds(self, count: int) -> float:
         """The mean time of some calls."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(ANSWER):
-                return json.loads(line.removeprefix(ANSWER))
-        self._process.wait()
-        raise RuntimeError(f"{self.name}: {self._errors.read_text().strip()[-2000:]}")
+        return float(self._remote.ask(count))
 
     def __enter__(self) -> Contender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._remote.__exit__()
 
 
 def main() -> None:
@@ -118,13 +96,9 @@ def main() -> None:
         facts |= {"plan": str(explain.plan), "notes": list(explain.plan.notes)}
     torch.save(torch.as_tensor(result).detach().cpu(), arguments.heatmaps)
     del result
-    _answer(facts)
-    for line in sys.stdin:
-        _answer(seconds_of(lambda: explain(x), int(line)))
-
-
-def _answer(what: Any) -> None:
-    print(ANSWER + json.dumps(what), flush=True)
+    reply(facts)
+    for count in questions():
+        reply(seconds_of(lambda: explain(x), int(count)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_tables import engine_table
+from video_tables import video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -68,7 +69,7 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}×"
 
 
-TABLES = {"op": op_table, "engine": engine_table}
+TABLES = {"op": op_table, "engine": engine_table, "video": video_table}
 
 
 def read(name: str) -> dict[str, Any]:

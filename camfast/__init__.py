@@ -16,7 +16,7 @@ from camfast.plan import Plan
 from camfast.plots import panels
 from camfast.render import overlay, overlay_, overlay_yuv420_
 from camfast.targets import TopK
-from camfast.video import annotate_video
+from camfast.video import annotate_video, explain_video
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "backends",
     "capture",
     "explain",
+    "explain_video",
     "keep_memory",
     "load_model",
     "ops",

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from camfast import __version__, demo
+from camfast import __version__, cli_video, demo
 from camfast.allocator import keep_memory
 from camfast.colors import check_colormap
 from camfast.engine import Engine
 from camfast.environment import report
 from camfast.errors import CamfastError
-from camfast.files import check_input, check_output, make_folder
+from camfast.files import make_folder
 from camfast.layer_table import layer_table
 from camfast.methods import METHODS, get_method
 from camfast.models import BUILT_IN, LoadedModel, load_model
@@ -27,8 +27,6 @@ from camfast.photos import LAYOUTS, explain_photos, output_names
 from camfast.planner import OPTIMIZE, PRECISIONS
 from camfast.preprocess import FITS
 from camfast.progress import Progress
-from camfast.video import annotate_video
-from camfast.video.writer import check_suffix
 
 SUCCESS, FAILURE, DAMAGED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 """Exit codes; 2 is a usage error, given by argparse. DAMAGED: written, but the input was not whole."""
@@ -123,16 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_explanation_options(image)
     image.set_defaults(run=_image)
 
-    video = _command(
-        commands,
-        "video",
-        "explain every frame of a video",
-        "camfast video in.mp4 -o out.mp4\n"
-        "  camfast video in.mp4 -o out.mp4 --model resnet50 --batch-size 16 --device cuda\n"
-        '  camfast video in.mkv -o out.mkv --target "sports car" --colormap viridis --alpha 0.5',
-    )
-    video.add_argument("path", metavar="IN", type=Path, help="a video that FFmpeg reads")
-    video.add_argument("-o", "--output", metavar="OUT", type=_path, required=True, help=".mp4, .mov or .mkv")
+    video = _command(commands, "video", "explain every frame of a video", cli_video.EXAMPLES)
+    cli_video.add_arguments(video)
     _add_model_options(video)
     _add_explanation_options(video)
     video.set_defaults(run=_video)
@@ -204,12 +194,18 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("explanation")
-    group.add_argument("--target", metavar="CLASS", help="class index or name (default: the predicted class of each)")
+    group.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="class index or name; for a video also first, or clip: the class predicted for the first frame, or for "
+        "the whole clip, which is then read twice (default: the predicted class of each)",
+    )
     group.add_argument(
         "--fit",
         choices=FITS,
         default=FITS[0],
-        help="what the model sees: the centre crop of its own preprocessing, or all of it made square (default: crop)",
+        help="what the model sees: the centre crop of its own preprocessing, or all of it, made square or with bars "
+        "(default: crop)",
     )
     group.add_argument("--colormap", metavar="NAME", default="jet", help="any matplotlib colour map (default: jet)")
     group.add_argument("--alpha", type=_fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")
@@ -242,7 +238,8 @@ def _fraction(text: str) -> float:
 def _image(options: argparse.Namespace) -> int:
     outputs = output_names(options.paths, options.output)
     make_folder(options.output)
-    model, cam, target = _load(options)
+    model, cam = _load(options)
+    target = None if options.target is None else model.class_index(options.target)
     failures = 0
     with Progress("image", len(outputs), "photos", quiet=options.quiet or len(outputs) < 2) as progress:
         for result in explain_photos(
@@ -267,31 +264,9 @@ def _image(options: argparse.Namespace) -> int:
 
 
 def _video(options: argparse.Namespace) -> int:
-    # What can be refused at once is refused before a model is loaded.
-    check_suffix(options.output)
-    check_input(options.path)
-    if not options.overwrite:
-        check_output(options.output, overwrite=False)
-    model, cam, target = _load(options)
-    summary = annotate_video(
-        options.path,
-        options.output,
-        model,
-        cam=cam,
-        target=target,
-        batch_size=options.batch_size,
-        alpha=options.alpha,
-        colormap=options.colormap,
-        overwrite=options.overwrite,
-        quiet=options.quiet,
-    )
-    if not options.quiet:
-        print(summary)
-    if summary.left_out:
-        print(f"camfast: warning: not copied: {', '.join(summary.left_out)}", file=sys.stderr)
-    if summary.damage:
-        return _fail(f"{summary.source} is damaged: {summary.damage}; {summary.frames} frames were written", DAMAGED)
-    return SUCCESS
+    pairs = cli_video.check(options)
+    model, cam = _load(options)
+    return cli_video.run(options, pairs, model, cam, cli_video.target_of(options.target, model))
 
 
 def _layers(options: argparse.Namespace) -> int:
@@ -309,16 +284,14 @@ def _env(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
-def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine, int | None]:
-    """The model, the engine on it, and the target class, from the options that the commands share."""
+def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine]:
+    """The model and the engine on it, from the options that the commands share."""
     method = get_method(options.method)
     check_colormap(options.colormap)
     keep_memory()  # the process is ours, and runs the model again and again
     model = load_model(options.model, options.weights, options.device)
     model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
-    cam = method(model.module, options.layer, optimize=options.optimize, precision=options.precision)
-    target = None if options.target is None else model.class_index(options.target)
-    return model, cam, target
+    return model, method(model.module, options.layer, optimize=options.optimize, precision=options.precision)
 
 
 def _one_line(error: BaseException) -> str:

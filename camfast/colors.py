@@ -13,8 +13,8 @@ from torch import Tensor
 from camfast._overlay_operands import LEVELS
 from camfast.suggest import did_you_mean
 
-# The weights of red and blue in luma, from ITU-R BT.601 and BT.709; green has the rest.
-MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+# The weights of red and blue in luma, from ITU-R BT.601, BT.709 and BT.2020; green has the rest.
+MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
 
 def check_colormap(name: str) -> None:
@@ -47,7 +47,7 @@ def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -
 
     Args:
         colormap: the name of any matplotlib colour map.
-        matrix: ``"bt709"`` or ``"bt601"``.
+        matrix: ``"bt709"``, ``"bt601"`` or ``"bt2020"``.
         full_range: 0 to 255 for luma and chroma, rather than 16 to 235 and 16 to 240.
 
     Raises:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from camfast import ops
 from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
-from camfast.explanation import Explanation
+from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
 from camfast.optimize.graphs import Graphs
@@ -33,12 +34,13 @@ from camfast.wrappers import plain_module
 
 Self = TypeVar("Self", bound="Engine")
 Layers = nn.Module | str | Sequence[nn.Module | str]
+Size = tuple[int, int] | Literal["layer"]
 
 
 class LayerMap(Protocol):
     """The rule of a method, bound to what one layer put out."""
 
-    def __call__(self, *, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, *, size: tuple[int, int] | None, normalize: bool = True) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Engine(ABC):
         self._options = Options(optimize, precision)
         self._graphs = graphs
         self._layers: Mapping[str, nn.Module] | None = None
+        self._finds_layers = target_layers is None
         if target_layers is not None:
             self._layers = resolve_layers(self.model, target_layers)
         self._lock = threading.RLock()
@@ -103,15 +106,25 @@ class Engine(ABC):
         return None if self._layers is None else list(self._layers)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with; layers are None where the engine finds them."""
+        layers = None if self._finds_layers else self.target_layers
+        return {"method": type(self).__name__, "target_layers": layers, **asdict(self._options)}
+
+    @property
     def plan(self) -> Plan | None:
         """How the model is explained, and why; None until the first call, which decides it. Print it."""
         return None if self._made is None else self._made.plan_now()
 
-    def __call__(self, x: Inputs, targets: Target = None, *, size: tuple[int, int] | None = None) -> Tensor:
+    def __call__(
+        self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
+    ) -> Tensor:
         """Heatmaps [N, H, W], or [N, K, H, W]; see :meth:`explain`."""
-        return self.explain(x, targets, size=size).heatmaps
+        return self.explain(x, targets, size=size, normalize=normalize).heatmaps
 
-    def explain(self, x: Inputs, targets: Target = None, *, size: tuple[int, int] | None = None) -> Explanation:
+    def explain(
+        self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
+    ) -> Explanation:
         """Explain a batch.
 
         Args:
@@ -122,7 +135,9 @@ class Engine(ABC):
                 [N], or callables (one, or N) that map one sample's output to a scalar tensor. For several classes of
                 every sample, from one forward pass: :class:`camfast.TopK`, N lists of K classes, or a LongTensor
                 [N, K]. Classes given as a tensor on a CUDA device are checked there, which waits for the device.
-            size: (height, width) of the heatmaps; None takes that of the images.
+            size: (height, width) of the heatmaps; None takes that of the images, ``"layer"`` that of the target layer
+                (the largest of several), which :func:`camfast.overlay` enlarges as it draws.
+            normalize: stretch every map to [0, 1].
 
         Returns:
             Heatmaps, logits, targets and ranges, on the device of the images; with a dimension K after the first in
@@ -137,18 +152,18 @@ class Engine(ABC):
         """
         batch = check_inputs(x)
         wanted = check_targets(targets, len(batch))
-        size = batch.size if size is None else size
+        form = MapForm(_checked_size(size, batch.size), normalize)
         if self._graphs and not batch.images.is_cuda:
             raise ValueError(f"graphs=True needs images on a CUDA device; x is on {batch.images.device}")
         if len(batch) == 0:
-            return self._explain_nothing(batch, targets, size)
+            return self._explain_nothing(batch, targets, form)
         try:
-            return self._run(batch, wanted, size)
+            return self._run(batch, wanted, form)
         except Exception as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
         # Out of the handler, whose traceback would hold on to what was allocated.
-        return self._explain_halves(batch, wanted, size)
+        return self._explain_halves(batch, wanted, form)
 
     def stream(
         self,
@@ -156,7 +171,7 @@ class Engine(ABC):
         batch_size: int = 8,
         targets: Target = None,
         *,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[Explanation]:
         """Explain the frames of a stream, a batch at a time, in their order.
@@ -173,7 +188,7 @@ class Engine(ABC):
                 batch begins.
             batch_size: how many go through the model together.
             targets: what to explain in every sample: None, a class, :class:`camfast.TopK`, or a callable.
-            size: (height, width) of the heatmaps; None takes that of the sample.
+            size: (height, width) of the heatmaps; None takes that of the sample, ``"layer"`` that of the layer.
             device: where the model is; None takes the device of the model's first parameter. On CUDA, samples from
                 the host pass through pinned memory.
 
@@ -185,7 +200,7 @@ class Engine(ABC):
         """
         return stream(self, samples, batch_size, targets, size, device)
 
-    def _run(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+    def _run(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         """Explain a batch that is not empty, by the plan of the first call, or a new one where it has changed."""
         made = self._made
         if made is None or not made.fits(batch):
@@ -195,16 +210,14 @@ class Engine(ABC):
                     made = self._planned(batch)
                     # What is not finite proves nothing: a plan made of it is for this call alone.
                     self._made = made if bool(batch.images.isfinite().all()) else None
-        explained = self._replayed(made, batch, targets, size)
+        explained = self._replayed(made, batch, targets, form)
         if explained is None:
-            explained = self._explain(made.runner, batch, targets, size)
+            explained = self._explain(made.runner, batch, targets, form)
         made.structure.settle()
         made.classes = explained.logits.shape[1] if explained.logits.dim() == 2 else None
         return explained
 
-    def _replayed(
-        self, made: _Made, batch: Batch, targets: Classes | Scores, size: tuple[int, int]
-    ) -> Explanation | None:
+    def _replayed(self, made: _Made, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation | None:
         """By a CUDA graph, where graphs were asked for and can be had."""
         if made.graphs is None:
             return None
@@ -212,7 +225,7 @@ class Engine(ABC):
             return None  # the first call shows how many classes there are; hooks would not see a replay
         if isinstance(targets, Classes):
             targets.check(made.classes)
-        return made.graphs.explain(lambda b, t: self._explain(made.runner, b, t, size), batch, targets, size)
+        return made.graphs.explain(lambda b, t: self._explain(made.runner, b, t, form), batch, targets, form)
 
     def _planned(self, batch: Batch) -> _Made:
         if self._layers is None:
@@ -229,10 +242,10 @@ class Engine(ABC):
         return _Made(structure, batch.form, runner, plan, graphs, room)
 
     @abstractmethod
-    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         """Explain a batch that is not empty."""
 
-    def _explain_halves(self, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+    def _explain_halves(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         samples = len(batch)
         half = (samples + 1) // 2
         warnings.warn(
@@ -244,7 +257,7 @@ class Engine(ABC):
             torch.cuda.empty_cache()
         try:
             parts = [
-                self._run(batch.part(begin, end), targets.part(begin, end), size)
+                self._run(batch.part(begin, end), targets.part(begin, end), form)
                 for begin, end in ((0, half), (half, samples))
             ]
         except Exception as error:
@@ -264,7 +277,7 @@ class Engine(ABC):
                 runs = trace_layers(self.model, normal_tensors(batch.map(torch.clone)))
         return resolve_layers(self.model, find_target_layer(runs))
 
-    def _explain_nothing(self, batch: Batch, targets: Target, size: tuple[int, int]) -> Explanation:
+    def _explain_nothing(self, batch: Batch, targets: Target, form: MapForm) -> Explanation:
         # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.
         blank = batch.per_sample(lambda t: t.new_zeros((1, *t.shape[1:])))
         wanted = check_targets(targets, 0)
@@ -272,7 +285,7 @@ class Engine(ABC):
             shown = check_targets(targets, 1)
         else:
             shown = Classes(wanted.indices.new_zeros((1, *wanted.indices.shape[1:])))
-        return self._run(blank, shown, size).part(0, 0)
+        return self._run(blank, shown, form).part(0, 0)
 
     def _feature_maps(self, name: str, tensor: Tensor) -> Tensor:
         """What a layer put out, or its gradient, as [N, C, h, w]."""
@@ -323,7 +336,7 @@ class Engine(ABC):
         return f"{type(self).__name__}({type(self.model).__name__}, target layers: {layers})"
 
 
-def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def combine(layers: Sequence[LayerMap], form: MapForm) -> tuple[Tensor, Tensor]:
     """Heatmaps [N, H, W] and ranges [N, 2] of several layers as one, or [N, K, H, W] and [N, K, 2]: every layer counts
     the same.
 
@@ -331,13 +344,23 @@ def combine(layers: Sequence[LayerMap], size: tuple[int, int]) -> tuple[Tensor, 
     returned. What is not finite in one layer is not finite. One layer alone is mapped in a single pass.
     """
     if len(layers) == 1:
-        return layers[0](size=size)
+        return layers[0](size=form.size, normalize=form.normalize)
+    own = [layer(size=None) for layer in layers]
+    size = form.size or max(((maps.shape[-2], maps.shape[-1]) for maps, _ in own), key=math.prod)
     maps = []
-    for layer in layers:
-        own_size, ranges = layer(size=None)
+    for own_size, ranges in own:
         resized, _ = _resize(own_size, size, normalize=False)
         maps.append(resized.masked_fill(ranges[..., :1, None].isnan(), torch.nan))
-    return _resize(torch.stack(maps).mean(dim=0), size, normalize=True)
+    return _resize(torch.stack(maps).mean(dim=0), size, form.normalize)
+
+
+def _checked_size(size: Size | None, images: tuple[int, int]) -> tuple[int, int] | None:
+    """(height, width) of heatmaps, or None for that of the layer; the operator checks the numbers."""
+    if isinstance(size, str):
+        if size != "layer":
+            raise ValueError(f'size={size!r}; expected (height, width), "layer", or None for that of the images')
+        return None
+    return images if size is None else size
 
 
 def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tensor, Tensor]:

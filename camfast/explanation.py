@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class MapForm(NamedTuple):
+    """In what form heatmaps are wanted."""
+
+    size: tuple[int, int] | None
+    """(height, width); None for that of the layer."""
+    normalize: bool
+    """Whether each is stretched to [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +24,8 @@ class Explanation:
     """Heatmaps of a batch and what they were made from. All tensors are on the device of the input."""
 
     heatmaps: Tensor
-    """[N, H, W] or, for K targets, [N, K, H, W] float32 in [0, 1]: how much each pixel speaks for the target."""
+    """[N, H, W] or, for K targets, [N, K, H, W] float32 in [0, 1]: how much each pixel speaks for the target. Not
+    stretched to [0, 1] with ``normalize=False``."""
     logits: Tensor
     """[N, classes]: the output of the model."""
     targets: Tensor | None

@@ -128,4 +128,6 @@ def _explain(
     for photo, heatmap, index, probability in zip(
         photos, explained.heatmaps.cpu(), explained.targets.tolist(), probabilities.tolist(), strict=True
     ):
-        yield heatmap, model.preprocess.seen(*photo.shape[:2]), index, probability
+        size = photo.shape[:2]
+        shown = model.preprocess.without_bars(heatmap[None], *size)[0]
+        yield shown, model.preprocess.seen(*size), index, probability

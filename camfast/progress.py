@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
@@ -18,18 +19,32 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, unit: str, *, quiet: bool = False, every: float = 10.0) -> None:
         self._label, self._total, self._unit, self._every = label, total, unit, every
-        self._plain = not quiet and not sys.stderr.isatty()
+        self._quiet = quiet
+        self._plain = not sys.stderr.isatty()
         self._bar = tqdm(desc=label, total=total, unit=f" {unit}", file=sys.stderr, disable=quiet or self._plain)
         self._done = 0
-        self._said = time.monotonic()
+        self._begun = self._said = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, status: Callable[[], str] | None = None) -> None:
+        """Counts on; ``status`` tells what is shown beside the rate, and is asked about once a second."""
         self._done += count
         self._bar.update(count)
-        if self._plain and time.monotonic() - self._said >= self._every:
-            self._said = time.monotonic()
-            of_total = f" of {self._total}" if self._total else ""
-            print(f"{self._label}: {self._done}{of_total} {self._unit}", file=sys.stderr)
+        now = time.monotonic()
+        if not self._plain:
+            if status is not None and now - self._said >= 1:
+                self._said = now
+                self._bar.set_postfix_str(status(), refresh=False)
+        elif not self._quiet and now - self._said >= self._every:
+            self._said = now
+            print(self._line(now, status), file=sys.stderr)
+
+    def _line(self, now: float, status: Callable[[], str] | None) -> str:
+        rate = self._done / (now - self._begun)
+        parts = [f"{self._label}: {self._done}{f' of {self._total}' if self._total else ''} {self._unit}"]
+        parts.append(f"{rate:.1f} {self._unit}/s")
+        if self._total and rate:
+            parts.append(f"{max(self._total - self._done, 0) / rate:.0f} s left")
+        return "; ".join([*parts, *([status()] if status is not None else [])])
 
     def __enter__(self) -> Progress:
         return self

@@ -116,7 +116,7 @@ def overlay_yuv420_(
         blue, red: uint8 [N, ceil(H / 2), ceil(W / 2)], any strides. A sample changes where every pixel that it covers
             lies in the region.
         heatmaps, alpha, colormap, region, ranges, normalize: as for :func:`overlay`.
-        matrix: ``"bt709"`` or ``"bt601"``, the frames' own.
+        matrix: ``"bt709"``, ``"bt601"`` or ``"bt2020"``, the frames' own.
         full_range: whether luma uses 0 to 255 rather than 16 to 235.
 
     Raises:

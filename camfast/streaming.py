@@ -12,7 +12,7 @@ from camfast.explanation import Explanation
 from camfast.targets import Target, check_targets, is_sequence
 
 if TYPE_CHECKING:
-    from camfast.engine import Engine
+    from camfast.engine import Engine, Size
 
 
 def stream(
@@ -20,7 +20,7 @@ def stream(
     samples: Iterable[Any],
     batch_size: int,
     targets: Target,
-    size: tuple[int, int] | None,
+    size: Size | None,
     device: torch.device | str | None,
 ) -> Iterator[Explanation]:
     """See :meth:`camfast.engine.Engine.stream`."""
@@ -42,7 +42,7 @@ def stream(
 
 
 def _explained(
-    engine: Engine, samples: Iterable[Any], buffers: _Buffers, targets: Target, size: tuple[int, int] | None
+    engine: Engine, samples: Iterable[Any], buffers: _Buffers, targets: Target, size: Size | None
 ) -> Iterator[Explanation]:
     waiting: Tensor | None = None  # the first sample that did not fit the batch before
     source = enumerate(samples)

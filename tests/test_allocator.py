@@ -48,9 +48,7 @@ def test_no_pass_waits_for_fresh_pages():
 
 
 def test_an_engine_keeps_the_heap_while_it_lives():
-    before, during, after = told(
-        f"print(fresh_pages()){ENGINE}print(fresh_pages()); del cam; print(fresh_pages())"
-    )
+    before, during, after = told(f"print(fresh_pages()){ENGINE}print(fresh_pages()); del cam; print(fresh_pages())")
     assert before > 1000
     assert during < before / 10
     assert after > 1000

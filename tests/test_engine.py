@@ -296,3 +296,30 @@ def test_works_without_the_extension(without_extension):
     with pytest.warns(RuntimeWarning, match="runs through its PyTorch reference"):
         heatmaps = camfast.GradCAM(model)(x)
     assert heatmaps.amax((1, 2)).eq(1).all()
+
+
+class TestMapsOfTheLayersSize:
+    def test_one_layer(self):
+        model, x = PooledNet().eval(), torch.randn(2, 3, 16, 20)
+        cam = camfast.GradCAM(model)
+        raw = cam.explain(x, 1, size="layer", normalize=False)
+        drawn = cam.explain(x, 1)
+        assert raw.heatmaps.shape[1:] < drawn.heatmaps.shape[1:]
+        low, high = raw.heatmaps.amin((1, 2)), raw.heatmaps.amax((1, 2))
+        assert raw.ranges.equal(torch.stack([low, high], 1))
+        stretched, _ = camfast.ops.cam(raw.heatmaps[:, None], weights=torch.ones(2, 1), size=(16, 20), relu=False)
+        torch.testing.assert_close(stretched, drawn.heatmaps, rtol=0, atol=1e-5)
+        assert cam(x, 1, size="layer").amax((1, 2)).tolist() == [1.0, 1.0]
+
+    def test_of_several_layers_the_largest(self):
+        model, x = PooledNet().eval(), torch.randn(2, 3, 16, 20)
+        shapes = {}
+        with camfast.capture(model, ["stem", "norm"]) as captured:
+            model(x)
+            shapes = {tuple(captured.activations[name].shape[2:]) for name in ("stem", "norm")}
+        maps = camfast.GradCAM(model, ["stem", "norm"])(x, 1, size="layer")
+        assert tuple(maps.shape[1:]) == max(shapes)
+
+    def test_an_unknown_size(self):
+        with pytest.raises(ValueError, match=r"size='small'; expected \(height, width\), \"layer\", or None"):
+            camfast.GradCAM(PooledNet())(torch.randn(1, 3, 16, 16), size="small")

@@ -8,6 +8,7 @@ from fingerprint import fingerprint
 from nets import CifarNet, PooledNet
 
 import camfast
+from camfast.explanation import MapForm
 from camfast.inputs import check_inputs
 from camfast.optimize import graphs
 from camfast.optimize.graphs import Graphs
@@ -46,9 +47,9 @@ def explain():
     recorded = Graphs(HostRecording)
 
     def explain(x, targets=None, size=(16, 20)):
-        work = lambda batch, classes: plain._explain(runner, batch, classes, size)  # noqa: E731
-        batch = check_inputs(x)
-        got = recorded.explain(work, batch, check_targets(targets, len(batch)), size)
+        work = lambda batch, classes: plain._explain(runner, batch, classes, form)  # noqa: E731
+        batch, form = check_inputs(x), MapForm(size, True)
+        got = recorded.explain(work, batch, check_targets(targets, len(batch)), form)
         if got is not None:
             expected = plain.explain(x, targets, size=size)
             torch.testing.assert_close(got.heatmaps, expected.heatmaps, rtol=0, atol=1e-6)

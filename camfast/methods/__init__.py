@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from camfast.engine import Engine
+from camfast.engine import Engine, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
 from camfast.methods.cam import CAM
@@ -37,7 +37,8 @@ def explain(
     method: str = "gradcam",
     *,
     targets: Target = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
+    normalize: bool = True,
     **options: Any,
 ) -> Explanation:
     """Explain one batch in one call.
@@ -49,8 +50,9 @@ def explain(
         x: what the model takes: images [N, C, H, W], or several inputs; see :meth:`camfast.GradCAM.explain`.
         method: ``"gradcam"`` or ``"cam"``.
         targets: what to explain; see :meth:`camfast.GradCAM.explain`.
-        size: (height, width) of the heatmaps; None takes that of ``x``.
+        size: (height, width) of the heatmaps; None takes that of ``x``, ``"layer"`` that of the target layer.
+        normalize: stretch every map to [0, 1].
         options: passed to the method's class: ``target_layers``, ``reshape_transform``, ``output``,
             ``optimize``, ``precision``, ``graphs``.
     """
-    return get_method(method)(model, **options).explain(x, targets, size=size)
+    return get_method(method)(model, **options).explain(x, targets, size=size, normalize=normalize)

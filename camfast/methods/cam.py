@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camfast import ops
 from camfast.engine import Engine
-from camfast.explanation import Explanation
+from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
@@ -35,7 +35,7 @@ class CAM(Engine):
         if self._layers is not None and len(self._layers) > 1:
             raise ValueError(f"CAM explains one target layer, {len(self._layers)} were given; use GradCAM for several")
 
-    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         if isinstance(targets, Scores):
             raise ValueError("targets are callables, for which CAM has no weights; give classes, or use GradCAM")
         result = runner.forward(batch)
@@ -49,7 +49,10 @@ class CAM(Engine):
             )
         with torch.inference_mode(False), torch.no_grad():
             indices = targets.resolve(result.output)
-            heatmaps, ranges = ops.cam(activations, weights=head.weight.detach()[indices], size=size, relu=False)
+            weights = head.weight.detach()[indices]
+            heatmaps, ranges = ops.cam(
+                activations, weights=weights, size=form.size, relu=False, normalize=form.normalize
+            )
         return Explanation(heatmaps.float(), result.output, indices, ranges.float())
 
     def _head(self, activations: Tensor, output: Tensor) -> nn.Linear | None:

@@ -6,7 +6,7 @@ import functools
 
 from camfast import ops
 from camfast.engine import Engine, combine
-from camfast.explanation import Explanation
+from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
@@ -53,7 +53,7 @@ class GradCAM(Engine):
 
     rule = "gradcam"
 
-    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation:
+    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         result = runner.gradient(batch, targets)
         maps = []
         for name, activations in result.activations.items():
@@ -63,5 +63,5 @@ class GradCAM(Engine):
             else:
                 gradients = self._gradient_maps(name, result.gradients[name], activations)
                 maps.append(functools.partial(ops.cam, feature_maps, gradients, rule=self.rule))
-        heatmaps, ranges = combine(maps, size)
+        heatmaps, ranges = combine(maps, form)
         return Explanation(heatmaps.float(), result.output, result.targets, ranges.float())

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from camfast.errors import first_line
-from camfast.explanation import Explanation
+from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, normal_tensors
 from camfast.targets import Classes, Scores
 
@@ -101,7 +101,7 @@ class Graphs:
         self._lock = threading.Lock()
         self._recorded: dict[Any, _Recorded | None] = {}
 
-    def explain(self, work: Work, batch: Batch, targets: Classes | Scores, size: tuple[int, int]) -> Explanation | None:
+    def explain(self, work: Work, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation | None:
         """What ``work`` makes of a batch; None where it is not to be had by a graph."""
         if isinstance(targets, Scores):
             self.trouble = "targets that are callables run without CUDA graphs"
@@ -113,7 +113,7 @@ class Graphs:
         pad = self._pad and batch.alone
         kinds = tuple((t.shape[1:] if pad else t.shape, t.dtype, t.device) for t in batch.tensors)
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        key = (batch.form, kinds, targets.form, size, autocast)
+        key = (batch.form, kinds, targets.form, form, autocast)
         with torch.inference_mode(False), torch.no_grad(), self._lock, _current(device):
             recorded = self._recorded.get(key)
             if recorded is None or recorded.samples < len(batch):

@@ -1,7 +1,16 @@
-"""Video: reader, pipeline, writer."""
+"""Video: reader, model and writer, overlapped."""
 
-from camfast.video.pipeline import VideoSummary, annotate_video
+from camfast.video.annotate import VideoSummary, annotate_video
+from camfast.video.explain import ExplainedFrame, explain_video
 from camfast.video.reader import Frame, VideoReader
 from camfast.video.writer import VideoWriter
 
-__all__ = ["Frame", "VideoReader", "VideoSummary", "VideoWriter", "annotate_video"]
+__all__ = [
+    "ExplainedFrame",
+    "Frame",
+    "VideoReader",
+    "VideoSummary",
+    "VideoWriter",
+    "annotate_video",
+    "explain_video",
+]

@@ -1,145 +1,156 @@
-"""Video in, explained video out: read, explain, lay over, write, a batch at a time."""
+"""Reader, model and what comes after, overlapped: frames in, explained frames out, in order."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Literal, TypeVar
 
-import numpy as np
+import av
 import torch
 
-from camfast.backends import serving
 from camfast.engine import Engine
-from camfast.errors import InputError, OutputError
-from camfast.files import check_output, whole_file
-from camfast.methods import GradCAM
+from camfast.errors import InputError
 from camfast.models import LoadedModel
-from camfast.progress import Progress
-from camfast.render import overlay_
+from camfast.video.explainer import Explainer, chunks
+from camfast.video.eye import Eye
+from camfast.video.moment import Moment, Skipped
+from camfast.video.over_time import BETWEEN, Between, filled_in, smoothed
+from camfast.video.planes import Canvas
 from camfast.video.reader import Frame, VideoReader
-from camfast.video.writer import VideoWriter, check_suffix
+from camfast.video.stages import Ahead, Busy, Workers
+from camfast.video.timing import at_rate
+
+R = TypeVar("R")
+
+_SMALLEST_QUEUE = 8
 
 
 @dataclass(frozen=True)
-class VideoSummary:
-    """What was done to one video."""
-
-    source: Path
-    output: Path
-    frames: int
-    seconds: float
-    classes: dict[str, int]
-    """How many frames each class was explained in, the most frequent first."""
-    kernels: str
-    damage: str | None
-    """What was wrong with the source; None where it was whole."""
-    left_out: list[str]
-    """Streams of the source that the output's container does not take."""
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{name} ({count})" for name, count in itertools.islice(self.classes.items(), 5))
-        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
-        return (
-            f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
-            f"  classes (frames): {shown}\n"
-            f"  kernels: {self.kernels}"
-        )
-
-
-def annotate_video(
-    source: str | Path,
-    output: str | Path,
-    model: LoadedModel,
-    *,
-    cam: Engine | None = None,
-    target: int | None = None,
-    batch_size: int = 8,
-    alpha: float = 0.4,
-    colormap: str = "jet",
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> VideoSummary:
-    """Lay the heatmap of every frame over a video.
-
-    The output has the size, rate, time stamps and length of the source, and its sound. The heat covers what the model
-    saw: the centre of the frame where its preprocessing crops. From a damaged source everything that can be read is
-    written, and the summary says what was wrong.
-
-    >>> model = camfast.load_model("resnet50")  # doctest: +SKIP
-    >>> print(camfast.annotate_video("in.mp4", "out.mp4", model))  # doctest: +SKIP
-
-    Args:
-        source: any video that FFmpeg reads.
-        output: .mp4, .mov or .mkv; written under a temporary name and renamed when whole.
-        model: from :func:`camfast.load_model`.
-        cam: an engine on ``model.module``; by default Grad-CAM at the last layer with a feature map.
-        target: the class to explain; None explains the predicted class of each frame.
-        batch_size: frames in one pass.
-        alpha, colormap: as for :func:`camfast.overlay`.
-        overwrite: replace an output that exists.
-        quiet: no progress.
+class Watching:
+    """Which frames are explained, for what, and what is made of it over time.
 
     Raises:
-        InputError: the source cannot be read, or has no frame that can be decoded.
-        OutputError: the output exists, is the source, or cannot be written.
-        ValueError: a class out of range, and whatever else the engine refuses.
+        ValueError: something out of range.
     """
-    source, output = Path(source), Path(output)
-    if not isinstance(model, LoadedModel):
-        raise TypeError(
-            f"model is a {type(model).__name__}; expected a LoadedModel, as camfast.load_model() gives, or made of a "
-            "module, its preprocessing and its class names"
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is out of range; expected at least 1")
-    check_suffix(output)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise OutputError(f"{output} is the source itself; give another name")
-    check_output(output, overwrite)
-    cam = cam or GradCAM(model.module)
-    classes: Counter[str] = Counter()
-    started = time.perf_counter()
 
-    with VideoReader(source) as reader, whole_file(output, overwrite) as temporary:
-        region = model.preprocess.seen(reader.height, reader.width)
-        with (
-            VideoWriter(temporary, reader) as writer,
-            Progress(source.name, reader.announced_frames, "frames", quiet=quiet) as progress,
-        ):
-            others = tuple(reader.container.streams[index] for index in writer.copied)
-            for batch in _batches(reader.frames(writer.copy, others), batch_size):
-                frames = torch.from_numpy(np.stack([frame.pixels for frame in batch])).to(model.device)
-                explained = cam.explain(model.preprocess(frames), target, size=(region.height, region.width))
-                blended = overlay_(frames, explained.heatmaps, alpha, colormap, region=region).cpu().numpy()
-                for pixels, frame in zip(blended, batch, strict=True):
-                    writer.write(frame, pixels)
-                assert explained.targets is not None  # classes were asked for
-                classes.update(map(model.class_name, explained.targets.tolist()))
-                progress.advance(len(batch))
-            writer.finish()
-            if reader.decoded == 0:
-                raise InputError(f"{source} has no frame that can be decoded")
-    return VideoSummary(
-        source,
-        output,
-        reader.decoded,
-        time.perf_counter() - started,
-        dict(classes.most_common()),
-        str(serving(model.device)),
-        reader.damage,
-        writer.left_out,
-    )
+    target: int | Literal["first"] | None = None
+    topk: int = 1
+    batch_size: int = 8
+    stride: int = 1
+    between: Between = "interpolate"
+    smooth: float = 0.0
+    rate: Fraction | None = None
+    """Frames a second to make of the source's; None for its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "stride", "topk"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} is out of range; expected a whole number of at least 1")
+        if not 0 <= self.smooth < 1:
+            raise ValueError(f"smooth={self.smooth!r} is out of range; expected 0 to below 1")
+        if self.between not in BETWEEN:
+            raise ValueError(f"between={self.between!r} is unknown; expected one of {', '.join(map(repr, BETWEEN))}")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError(f"fps={float(self.rate)} is out of range; expected more than 0")
 
 
-def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    iterator = iter(frames)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+class Pipeline:
+    """Explains the frames of a reader, in threads that overlap. Use it as a context manager, and iterate once.
+
+    Args:
+        reader: an open video.
+        model, cam: what explains, and its preprocessing.
+        watching: how.
+        others: streams of the reader whose packets are passed on between the moments.
+        skip: how many frames are only counted at the beginning.
+
+    Raises:
+        InputError: there is no frame that can be decoded.
+    """
+
+    def __init__(
+        self,
+        reader: VideoReader,
+        model: LoadedModel,
+        cam: Engine,
+        watching: Watching,
+        others: Iterable[Any] = (),
+        skip: int = 0,
+    ) -> None:
+        self.reader = reader
+        self._skip = skip
+        self._watching = watching
+        items: Iterator[Any] = reader.frames(tuple(others))
+        if watching.rate is not None:
+            items = at_rate(items, watching.rate, reader.time_base)
+        self.time_base = 1 / watching.rate if watching.rate is not None else reader.time_base
+        self.rate = watching.rate or reader.rate
+        before: list[Any] = []
+        first = None
+        for item in items:
+            if isinstance(item, Frame):
+                first = item
+                break
+            before.append(item)
+        if first is None:
+            raise InputError(f"{reader.name} has no frame that can be decoded{_in_range(reader)}")
+        self.eye = Eye(model.preprocess, first.picture)
+        self.canvas = Canvas(first.picture)
+        self.first = first.picture
+        self._explainer = Explainer(model, cam, watching.target, watching.topk)
+        on_cpu = model.device.type == "cpu"
+        self._workers = Workers(torch.get_num_threads() if on_cpu else 1)
+        sights = self._sights(itertools.chain(before, [first], items))
+        self._reader = Ahead(sights, max(watching.batch_size, _SMALLEST_QUEUE))
+        self._stack = ExitStack()
+
+    def __iter__(self) -> Iterator[Moment | Skipped | av.Packet[Any]]:
+        def explained(numbered: tuple[int, list[Any]]) -> list[Any]:
+            return self._explainer(*numbered, self.eye)
+
+        items = itertools.chain.from_iterable(self.map(explained))
+        return filled_in(smoothed(items, self._watching.smooth**self._watching.stride), self._watching.between)
+
+    def map(self, function: Callable[[tuple[int, list[Any]]], R]) -> Iterator[R]:
+        """The results of a function of every chunk and its number, in order, by the threads that are for the model."""
+        return self._workers.map(function, enumerate(chunks(self._reader, self._watching.batch_size)))
+
+    @property
+    def stages(self) -> dict[str, tuple[Busy, int]]:
+        """The work of each stage so far, and how many threads share it."""
+        return {"read": (self._reader.busy, 1), "model": (self._workers.busy, self._workers.count)}
+
+    def _sights(self, items: Iterator[Any]) -> Iterator[Moment | Skipped | av.Packet[Any]]:
+        index = 0
+        for item in items:
+            if not isinstance(item, Frame):
+                yield item
+                continue
+            if index < self._skip:
+                yield Skipped(index)
+                index += 1
+                continue
+            seen = self.eye(item.picture) if index % self._watching.stride == 0 else None
+            yield Moment(item, index, seen)
+            index += 1
+
+    def __enter__(self) -> Pipeline:
+        # In this order: the reader ends before the workers, which ends what they wait for.
+        self._stack.enter_context(self._workers)
+        self._stack.enter_context(self._reader)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _in_range(reader: VideoReader) -> str:
+    return "" if reader.whole else " in the part from --start on, for --duration"

@@ -1,8 +1,8 @@
-"""Frames out of a video file."""
+"""Frames out of a video, as they were decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,34 +11,28 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
-import numpy.typing as npt
 
 from camfast.errors import InputError
-from camfast.files import check_input
-
-# Containers of one file each. A playlist could make FFmpeg open other files, or addresses.
-_FORMATS = (
-    "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mxf,nut,dv,rm,wtv,ivf,gif,apng,yuv4mpegpipe,"
-    "h264,hevc,av1,obu,m4v,mpegvideo"
-)
-_ONE_LOCAL_FILE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-
+from camfast.video.sources import PIPE, open_source, reason_of
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
+LATE = 1
+"""Seconds by which other streams may lag behind the picture in a file."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """One decoded frame."""
 
-    pixels: npt.NDArray[np.uint8]
-    """RGB [H, W, 3]."""
+    picture: av.VideoFrame
+    """In its own pixel format. The decoder may hold the same memory: not to be written to."""
     pts: int
     """Presentation time, in units of the stream's time base."""
     duration: int
     """How long it is shown, in the same units; 0 where the file does not say."""
+    shown_again: bool = False
+    """Whether another frame has the same picture."""
 
 
 class VideoReader:
@@ -46,28 +40,36 @@ class VideoReader:
 
     Damage does not end the reading: what cannot be decoded is skipped, and :attr:`damage` says so afterwards.
 
+    Args:
+        source: a path, ``"-"`` for standard input, or a camera's number.
+        start: seconds to leave out at the beginning. Time stamps then begin as those of the whole video do.
+        duration: how many seconds to read; None reads all.
+        strict: raise InputError at the first packet that cannot be decoded, and where the end is missing.
+
     Raises:
         InputError: the file is missing, a directory, empty, not a video, cut before its index, or without a picture.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        check_input(self.path)
-        try:
-            self.container = av.open(media_url(self.path), options=_ONE_LOCAL_FILE)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise InputError(
-                f"{self.path} is not a video file in a known format, or is cut off before its index ({_reason(error)})"
-            ) from None
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        start: Fraction | float = 0,
+        duration: Fraction | float | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.name = "standard input" if str(source) == PIPE else str(source)
+        self._strict = strict
+        self.container = open_source(source)
         try:
             if not self.container.streams.video:
-                raise InputError(f"{self.path} has no video stream")
+                raise InputError(f"{self.name} has no video stream")
             self.stream = self.container.streams.video[0]
             if self.stream.codec_context is None or self.stream.width < 1 or self.stream.height < 1:
-                raise InputError(f"{self.path} has a video stream that cannot be decoded")
+                raise InputError(f"{self.name} has a video stream that cannot be decoded")
             size = (self.stream.width, self.stream.height)
             if size[0] * size[1] > LARGEST_FRAME:
-                raise InputError(f"{self.path} claims frames of {size[0]}x{size[1]}, more than can be decoded")
+                raise InputError(f"{self.name} claims frames of {size[0]}x{size[1]}, more than can be decoded")
         except InputError:
             self.container.close()
             raise
@@ -79,11 +81,31 @@ class VideoReader:
         self.announced_frames: int | None = self.stream.frames or None
         """How many frames the file says it has; None where it does not say."""
         self._announced_end, self._tolerance = self._end()
+        self._origin = (self.stream.start_time or 0) * self.time_base
+        self._start = Fraction(start).limit_denominator(10**6)
+        self._duration = None if duration is None else Fraction(duration).limit_denominator(10**6)
         self.decoded = 0
-        self._skipped_packets = 0
+        """Frames given out so far."""
+        self.skipped_packets = 0
         self._last_pts: int | None = None
         self._last_end = Fraction(0)
         self._broken_off: str | None = None
+        self._ended_early = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the video is read."""
+        return self._start == 0 and self._duration is None
+
+    @property
+    def expected_frames(self) -> int | None:
+        """About how many frames there will be; None where the file does not say."""
+        if self.whole:
+            return self.announced_frames
+        if self._announced_end is None:
+            return None if self._duration is None else round(self._duration * self.rate)
+        left = max(self._announced_end - self._origin - self._start, Fraction(0))
+        return round((left if self._duration is None else min(left, self._duration)) * self.rate)
 
     @property
     def damage(self) -> str | None:
@@ -91,30 +113,76 @@ class VideoReader:
         found = []
         if self._broken_off:
             found.append(f"reading broke off ({self._broken_off})")
-        if self._skipped_packets:
-            found.append(f"{self._skipped_packets} damaged packets were skipped")
+        if self.skipped_packets:
+            found.append(f"{self.skipped_packets} damaged packets were skipped")
         missing = self._missing()
         if missing:
             found.append(missing)
         return "; ".join(found) or None
 
-    def frames(
-        self, other_packets: Callable[[Any], None] | None = None, others: tuple[Any, ...] = ()
-    ) -> Iterator[Frame]:
-        """Every frame that can be decoded; packets of the ``others`` streams go to ``other_packets`` on the way."""
+    def frames(self, others: tuple[Any, ...] = ()) -> Iterator[Frame | av.Packet[Any]]:
+        """Every frame that can be decoded, and on the way the packets of ``others``, streams of the container."""
+        held: list[av.Packet[Any]] = []  # until it is known when the first frame is shown
+        shift: Fraction | None = None
+        if self._start > 0:
+            self._seek()
+        else:
+            shift = Fraction(0)
         for packet in self._packets(others):
             if packet.stream is not self.stream:
-                if other_packets is not None and packet.dts is not None:
-                    other_packets(packet)
+                if packet.dts is None or packet.pts is None:
+                    continue
+                if shift is None:
+                    held.append(packet)
+                elif self._in_time(packet, shift):
+                    yield _moved(packet, shift)
                 continue
-            yield from self._decode(packet)
+            if self._ended_early:
+                if packet.dts is not None and self._seconds(packet.dts) > self._origin + self._until + LATE:
+                    break
+                continue
+            for frame in self._decode(packet):
+                since = self._seconds(frame.pts) - self._origin
+                if since < self._start:
+                    continue
+                if self._duration is not None and since >= self._until:
+                    self._ended_early = True
+                    break
+                if shift is None:
+                    shift = since
+                    yield from (_moved(other, shift) for other in held if self._in_time(other, shift))
+                self.decoded += 1
+                yield Frame(frame.picture, frame.pts - round(shift / self.time_base), frame.duration)
+        if self._strict and self.damage:
+            raise InputError(f"{self.name} is damaged: {self.damage}")
+
+    @property
+    def _until(self) -> Fraction:
+        assert self._duration is not None
+        return self._start + self._duration
+
+    def _seconds(self, time: int) -> Fraction:
+        return time * self.time_base
+
+    def _seek(self) -> None:
+        try:
+            self.container.seek(round((self._origin + self._start) / self.time_base), stream=self.stream)
+        except av.error.FFmpegError:  # a pipe, say: everything before the start is decoded, and left out
+            return
+
+    def _in_time(self, packet: av.Packet[Any], shift: Fraction) -> bool:
+        """Whether a packet of another stream is of the part that is read."""
+        assert packet.pts is not None
+        assert packet.time_base is not None
+        since = packet.pts * packet.time_base - self._origin
+        return (shift == 0 or since >= shift) and (self._duration is None or since < self._until)
 
     def _packets(self, others: tuple[Any, ...]) -> Iterator[Any]:
         try:
             yield from self.container.demux(self.stream, *others)
         except av.error.FFmpegError as error:
-            self._broken_off = _reason(error)
-            flush = av.Packet()  # an empty one makes the decoder give out the frames that it still holds
+            self._broken_off = reason_of(error)
+            flush: Any = av.Packet()  # an empty one makes the decoder give out the frames that it still holds
             flush.stream = self.stream
             yield flush
 
@@ -123,27 +191,28 @@ class VideoReader:
             decoded = packet.decode()
         except av.error.EOFError:
             return
-        except av.error.FFmpegError:
-            self._skipped_packets += 1
+        except av.error.FFmpegError as error:
+            if self._strict:
+                when = "" if packet.pts is None else f" at {float(self._seconds(packet.pts)):.2f} s"
+                raise InputError(f"{self.name} has a damaged packet{when} ({reason_of(error)})") from None
+            self.skipped_packets += 1
             return
-        for frame in decoded:
-            pts = frame.pts if frame.pts is not None else round(self._last_end / self.time_base)
+        for picture in decoded:
+            pts = picture.pts if picture.pts is not None else round(self._last_end / self.time_base)
             # Missing or repeated time stamps, which some files have: no container takes them.
             pts = pts if self._last_pts is None else max(pts, self._last_pts + 1)
             self._last_pts = pts
-            length = frame.duration * self.time_base if frame.duration else 1 / self.rate
+            length = picture.duration * self.time_base if picture.duration else 1 / self.rate
             self._last_end = pts * self.time_base + length
-            self.decoded += 1
-            # A size that changes on the way becomes that of the first frame.
-            yield Frame(
-                frame.to_ndarray(format="rgb24", width=self.width, height=self.height), pts, frame.duration or 0
-            )
+            yield Frame(picture, pts, picture.duration or 0)
 
     def _missing(self) -> str | None:
         """What the file announces at its end and does not have."""
-        if self._announced_end is None or self._announced_end - self._last_end <= self._tolerance:
+        if self._ended_early or self._announced_end is None:
             return None
-        if self.announced_frames is not None:
+        if self._announced_end - self._last_end <= self._tolerance:
+            return None
+        if self.announced_frames is not None and self._start == 0:
             return f"{self.announced_frames - self.decoded} of {self.announced_frames} frames are missing"
         return f"the last {float(self._announced_end - self._last_end):.2f} s are missing"
 
@@ -171,10 +240,12 @@ class VideoReader:
         self.container.close()
 
 
-def media_url(path: Path) -> str:
-    """How FFmpeg takes a path, also one with a colon in it."""
-    return f"file:{path.absolute()}"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+def _moved(packet: av.Packet[Any], shift: Fraction) -> av.Packet[Any]:
+    """A packet, earlier by some seconds."""
+    if shift:
+        assert packet.pts is not None
+        assert packet.dts is not None
+        assert packet.time_base is not None
+        ticks = round(shift / packet.time_base)
+        packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
+    return packet

@@ -1,112 +1,173 @@
-"""Frames into a video file with the size, rate and time stamps of another."""
+"""Pictures into a video file with the rate, time stamps and colour tags of another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import av
 import av.error
-import numpy as np
-import numpy.typing as npt
 from av.video.frame import PictureType
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from camfast.errors import OutputError
-from camfast.video.reader import Frame, VideoReader, media_url
+from camfast.video.encoding import Encoding
+from camfast.video.others import Others
+from camfast.video.planes import FULL, Canvas
+from camfast.video.sources import media_url, reason_of
 
-SUFFIXES = (".mp4", ".mov", ".mkv")
-"""Containers that can be written, all with H.264."""
+# In pieces of a second or two, each on the disk as soon as it is whole, so that what is there can be played. MP4 gets its
+# index at the end; what comes before time 0, as sound does, stays there.
+_MP4 = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "frag_duration": "2000000", "flush_packets": "1"}
+_MATROSKA = {"cluster_time_limit": "1000", "flush_packets": "1", "avoid_negative_ts": "disabled"}
 
-_X264 = {"crf": "18", "preset": "veryfast"}
-_TAGS = ("color_range", "colorspace", "color_primaries", "color_trc")
 
+@dataclass(frozen=True)
+class Picture:
+    """What the pictures of a video have in common."""
 
-def check_suffix(path: Path) -> None:
-    """Raises OutputError for a container that cannot be written."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+    canvas: Canvas
+    width: int
+    height: int
+    rate: Fraction
+    time_base: Fraction
+    aspect: Fraction | None
+    """Of a pixel."""
+    display_matrix: tuple[int, ...] | None
+    """How players are to turn the picture."""
+    primaries: int | None = None
+    transfer: int | None = None
 
 
 class VideoWriter:
-    """Encodes frames as H.264 with the size, rate, time base and colour tags of a reader's stream.
+    """Encodes pictures, and takes sound and subtitles along.
 
-    Sound and subtitles are copied as they are where the container takes them; :attr:`left_out` names those it does
-    not. Odd sizes, which 4:2:0 chroma does not allow, are encoded as 4:4:4.
+    Args:
+        path: .mp4, .mov or .mkv; to be played as far as it was written, also where the process is killed.
+        picture: what they have in common.
+        encoding: with which encoder.
+        others: streams of the source beside the picture.
+        metadata, chapters: of the source.
+
+    Raises:
+        OutputError: the encoder or the container refuses.
     """
 
-    def __init__(self, path: Path, source: VideoReader) -> None:
-        self.left_out: list[str] = []
+    def __init__(
+        self,
+        path: Path,
+        picture: Picture,
+        encoding: Encoding | None = None,
+        others: Iterable[Any] = (),
+        metadata: dict[str, str] | None = None,
+        chapters: list[Any] | None = None,
+    ) -> None:
+        self._path = path
+        self._picture = picture
+        self._encoding = encoding or Encoding()
+        self._metadata = metadata or {}
+        self._chapters = chapters or []
         self._durations: dict[int, int] = {}
-        others = [stream for stream in source.container.streams if stream.type in ("audio", "subtitle")]
-        self._open(path, source, others)
+        self._reformatter = VideoReformatter()
+        others = list(others)
+        self._open(others, copy_sound=True)
         try:
-            self.container.start_encoding()
+            self._start()
         except (av.error.FFmpegError, ValueError):  # some containers say only now what they do not take
             self.container.close()
-            self._open(path, source, [])
-            self.left_out = [_stream_name(stream) for stream in others]
+            sound = [stream for stream in others if stream.type == "audio"]
+            self._open(sound, copy_sound=False)
+            self.others.left_out += [_named(stream) for stream in others if stream.type != "audio"]
+            try:
+                self._start()
+            except (av.error.FFmpegError, ValueError) as error:
+                self.container.close()
+                path.unlink(missing_ok=True)
+                told = f"--codec {self._encoding.codec} with {self._encoding.options}"
+                raise OutputError(f"{path.suffix} cannot be written with {told} ({reason_of(error)})") from None
 
-    def _open(self, path: Path, source: VideoReader, others: list[Any]) -> None:
-        self.container = av.open(media_url(path), "w")
-        stream = self.container.add_stream("libx264", rate=source.rate, options=dict(_X264))
-        stream.width, stream.height = source.width, source.height
-        stream.pix_fmt = "yuv420p" if source.width % 2 == 0 and source.height % 2 == 0 else "yuv444p"
-        stream.time_base = source.time_base
-        stream.codec_context.time_base = source.time_base
+    def _start(self) -> None:
+        self._stream.codec_context.open()
+        self.container.start_encoding()
+
+    def _open(self, others: list[Any], copy_sound: bool) -> None:
+        picture, encoding = self._picture, self._encoding
+        options = _MATROSKA if self._path.suffix.lower() == ".mkv" else _MP4
+        self.container: Any = av.open(media_url(self._path), "w", options=options)
+        self.container.metadata.update(self._metadata)
+        stream: Any = self.container.add_stream(encoding.encoder, rate=picture.rate, options=encoding.options)
+        stream.width, stream.height = picture.width, picture.height
+        full = picture.canvas.range == FULL
+        # The older way to say that levels go from 0 to 255, which some encoders want to hear too.
+        older = picture.canvas.format.replace("yuv", "yuvj")
+        stream.pix_fmt = self._format = older if full and encoding.takes(older) else picture.canvas.format
+        if not encoding.takes(self._format):
+            raise OutputError(
+                f"codec {encoding.codec!r} does not take {picture.width}x{picture.height} pictures ({self._format}); "
+                "use h264 or ffv1"
+            )
+        stream.time_base = stream.codec_context.time_base = picture.time_base
         # Without B-frames packets are in order of presentation, and MP4 keeps how long each frame is shown.
         stream.codec_context.max_b_frames = 0
-        origin = source.stream.codec_context
-        if source.stream.sample_aspect_ratio:
-            stream.codec_context.sample_aspect_ratio = source.stream.sample_aspect_ratio
-        for tag in _TAGS:
-            value = getattr(origin, tag, None)
-            if value is not None:
-                setattr(stream.codec_context, tag, value)
-        # Tagged or not, frames go back through the matrix and range through which they became RGB.
-        self._colorspace = Colorspace(origin.colorspace) if origin.colorspace in set(Colorspace) else None
-        self._range = ColorRange.JPEG if origin.color_range == ColorRange.JPEG.value else ColorRange.MPEG
+        if picture.aspect:
+            stream.codec_context.sample_aspect_ratio = picture.aspect
+        stream.codec_context.color_range = picture.canvas.range_tag
+        stream.codec_context.colorspace = picture.canvas.space_tag
+        if picture.primaries is not None:
+            stream.codec_context.color_primaries = picture.primaries
+        if picture.transfer is not None:
+            stream.codec_context.color_trc = picture.transfer
+        if picture.display_matrix is not None:
+            stream.set_display_matrix(picture.display_matrix)
         self._stream = stream
-        self._copies: dict[int, Any] = {}
-        for other in others:
-            try:
-                if other.codec_context is not None and other.codec_context.name not in self.container.supported_codecs:
-                    raise ValueError(other.codec_context.name)
-                self._copies[other.index] = self.container.add_stream_from_template(other)
-            except (av.error.FFmpegError, ValueError):
-                self.left_out.append(_stream_name(other))
+        self.others = Others(self.container, others, copy_sound)
+        if self._chapters:
+            self.container.set_chapters(self._chapters)
 
-    @property
-    def copied(self) -> tuple[int, ...]:
-        """Indices of the source streams that are copied."""
-        return tuple(self._copies)
+    def write(self, picture: av.VideoFrame, pts: int, duration: int) -> None:
+        """Encode a picture of the canvas, shown at a time, and for a duration (0: unknown), in the time base."""
+        if picture.format.name != self._format:  # the same samples by another name
+            picture = self._reformatter.reformat(
+                picture,
+                format=self._format,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.JPEG,
+                threads=1,
+            )
+        picture.pts = pts
+        picture.time_base = self._stream.codec_context.time_base
+        picture.pict_type = PictureType.NONE  # the encoder chooses key frames
+        self._durations[pts] = duration
+        self._encode(picture)
 
-    def write(self, source: Frame, pixels: npt.NDArray[np.uint8]) -> None:
-        """Encode RGB [H, W, 3], shown when and as long as a frame of the source."""
-        rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame = rgb.reformat(format=self._stream.pix_fmt, dst_colorspace=self._colorspace, dst_color_range=self._range)
-        frame.pts = source.pts
-        frame.time_base = self._stream.codec_context.time_base
-        frame.pict_type = PictureType.NONE  # the encoder chooses key frames
-        self._durations[source.pts] = source.duration
-        self._encode(frame)
-
-    def copy(self, packet: Any) -> None:
-        """Pass a packet of a copied stream on."""
-        packet.stream = self._copies[packet.stream.index]
+    def take_over(self, packet: av.Packet[Any]) -> None:
+        """Write a packet of the picture that is encoded already, by the same encoder with the same settings."""
+        packet.stream = self._stream
         with _refusals():
             self.container.mux(packet)
 
-    def finish(self) -> None:
-        """Encode what the encoder still holds."""
-        self._encode(None)
-
-    def _encode(self, frame: av.VideoFrame | None) -> None:
+    def copy(self, packet: av.Packet[Any]) -> None:
+        """Pass a packet of another stream of the source on."""
         with _refusals():
-            for packet in self._stream.encode(frame):
+            for made in self.others.packets(packet):
+                self.container.mux(made)
+
+    def finish(self) -> None:
+        """Encode what the encoders still hold, and complete the file."""
+        self._encode(None)
+        with _refusals():
+            for packet in self.others.rest():
+                self.container.mux(packet)
+            self.container.close()
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        with _refusals():
+            for packet in self._stream.encode(picture):
                 # The encoder knows a rate, not how long a frame lasts; of the last one nothing else tells.
                 packet.duration = self._durations.pop(packet.pts or 0, 0)
                 self.container.mux(packet)
@@ -117,10 +178,16 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.container.close()
+        if error is None:
+            self.container.close()
+            return
+        try:
+            self.container.close()
+        except (av.error.FFmpegError, OSError):  # what went wrong first is what counts
+            return
 
 
-def _stream_name(stream: Any) -> str:
+def _named(stream: Any) -> str:
     return f"{stream.type} ({stream.codec_context.name if stream.codec_context else 'unknown'})"
 
 

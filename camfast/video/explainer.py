@@ -1,0 +1,109 @@
+"""Frames through the model: batches of what the eye sees, to heat and classes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from camfast.engine import Engine
+from camfast.models import LoadedModel
+from camfast.video.eye import Eye
+from camfast.video.heat import Heat, drawn_ranges
+from camfast.video.moment import ClassScore, Moment
+
+Target = int | Literal["first", "clip"] | None
+FIRST: Final = "first"
+CLIP: Final = "clip"
+
+_LARGEST_CHUNK = 32
+"""Frames that go through the pipeline together at most, explained or not: they are all in memory."""
+
+
+Other = TypeVar("Other")
+
+
+def chunks(items: Iterable[Moment | Other], batch_size: int) -> Iterator[list[Moment | Other]]:
+    """The same items in lists, each with as many frames to explain as go through the model together."""
+    chunk: list[Moment | Other] = []
+    seen = 0
+    for item in items:
+        chunk.append(item)
+        seen += isinstance(item, Moment) and item.seen is not None
+        if seen == batch_size or (seen and len(chunk) >= max(_LARGEST_CHUNK, batch_size)):
+            yield chunk
+            chunk, seen = [], 0
+    if chunk:
+        yield chunk
+
+
+class Explainer:
+    """Explains the frames of chunks; several threads may, and targets that the first frame decides wait for it.
+
+    Args:
+        model: whose preprocessing, device and class names count.
+        cam: an engine on it.
+        target: a class; None for the predicted one of each frame; ``"first"`` for that of the first frame.
+        topk: how many classes to tell.
+    """
+
+    def __init__(self, model: LoadedModel, cam: Engine, target: int | Literal["first"] | None, topk: int = 1) -> None:
+        self._model = model
+        self._cam = cam
+        self._topk = topk
+        self._target: int | None = None if isinstance(target, str) else target
+        self._decided = threading.Event()
+        if target != FIRST:
+            self._decided.set()
+
+    def __call__(self, number: int, chunk: Sequence[Moment | Other], eye: Eye) -> list[Moment | Other]:
+        """A chunk, by its number, with heat and classes for what was seen."""
+        moments = [item for item in chunk if isinstance(item, Moment) and item.seen is not None]
+        if not moments:
+            return list(chunk)
+        try:
+            if number > 0:
+                self._decided.wait()
+            explained = iter(self._explained(moments, eye))
+        finally:
+            self._decided.set()  # also where the first chunk failed: nobody may wait for ever
+        return [next(explained) if isinstance(item, Moment) and item.seen is not None else item for item in chunk]
+
+    def logits_of(self, numbered: tuple[int, Sequence[Moment | Other]]) -> tuple[Tensor, int]:
+        """What the model puts out for what it sees of a chunk, and how many frames that has."""
+        moments = [item for item in numbered[1] if isinstance(item, Moment)]
+        seen = [moment.seen for moment in moments if moment.seen is not None]
+        if not seen:
+            return torch.empty(0, 1), len(moments)
+        return self._cam.explain(self._input(seen), size="layer", normalize=False).logits.cpu(), len(moments)
+
+    def _input(self, seen: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        squares = torch.from_numpy(np.stack(seen)).to(self._model.device)
+        return self._model.preprocess.normalized(squares)
+
+    def _explained(self, moments: Sequence[Moment], eye: Eye) -> Iterator[Moment]:
+        x = self._input([moment.seen for moment in moments if moment.seen is not None])
+        if not self._decided.is_set():
+            self._target = int(self._cam.explain(x[:1], size="layer").logits.argmax(dim=1))
+        explained = self._cam.explain(x, self._target, size="layer", normalize=False)
+        assert explained.targets is not None  # classes were asked for
+        maps = eye.map_on_region(explained.heatmaps.cpu())
+        ranges = drawn_ranges(maps, eye.region.height, eye.region.width)
+        ranges = ranges.masked_fill(explained.ranges.cpu().isnan(), torch.nan)
+        probabilities = explained.logits.float().softmax(dim=1)
+        scores = self._scores(probabilities.cpu(), explained.targets.tolist())
+        # Clones: a frame that is kept does not keep the maps of a whole batch.
+        for moment, own, limits, classes in zip(moments, maps, ranges, scores, strict=True):
+            yield replace(moment, heat=Heat(own.clone(), limits.clone()), classes=classes, seen=None, explained=True)
+
+    def _scores(self, probabilities: Tensor, targets: Sequence[int]) -> Iterator[tuple[ClassScore, ...]]:
+        likely = probabilities.topk(min(self._topk, probabilities.shape[1]), dim=1).indices.tolist()
+        for row, target, best in zip(probabilities, targets, likely, strict=True):
+            told = [target, *(index for index in best if index != target)][: max(self._topk, 1)]
+            yield tuple(ClassScore(index, self._model.class_name(index), float(row[index])) for index in told)
