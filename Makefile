@@ -2,8 +2,8 @@
 # make test   environment, build, and every test
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
-# make bench  time operators and engine against PyTorch and the peers, an hour; writes benchmarks/results, README's
-#             tables and its picture
+# make bench  time operators, engine and video against PyTorch and the peers, 90 minutes; writes benchmarks/results,
+#             and the tables and the picture of README
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -32,6 +32,7 @@ cuda-check: $(VENV)/.built
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
 	$(BIN)/python benchmarks/bench_engine.py --seconds 2 --json benchmarks/results/engine-cpu.json
+	$(BIN)/python benchmarks/bench_video.py --json benchmarks/results/video-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
 clean:

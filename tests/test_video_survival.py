@@ -123,11 +123,9 @@ class TestInterrupted:
         assert times == read_clip(source)[1][: len(times)]
         assert files(tmp_path) == ["in.mp4", "out.mp4"]
 
-    def test_the_command_says_so_and_exits_with_130(self, tmp_path, source):
-        command = [sys.executable, "-m", "camfast", "video", str(source), "-o", str(tmp_path / "out.mp4")]
-        long = tmp_path / "long.mp4"
-        write_clip(long, moving_square(200, 120, 160) * 15)
-        command[4] = str(long)
+    def test_the_command_says_so_and_exits_with_130(self, tmp_path):
+        long = write_clip(tmp_path / "long.mp4", moving_square(1500, 120, 160))
+        command = [sys.executable, "-m", "camfast", "video", str(long), "-o", str(tmp_path / "out.mp4")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 120
         partial = tmp_path / ".out.partial.mp4"
@@ -139,9 +137,9 @@ class TestInterrupted:
         assert process.returncode == 130
         assert said.splitlines()[-1] == "camfast: error: interrupted"
         frames = len(read_clip(tmp_path / "out.mp4")[0])
-        assert 0 < frames < 3000
+        assert 0 < frames < 1500
         assert f"{frames} frames" in told
-        assert files(tmp_path) == ["in.mp4", "long.mp4", "out.mp4"]
+        assert files(tmp_path) == ["long.mp4", "out.mp4"]
 
 
 class TestKilled:
@@ -196,6 +194,16 @@ class TestKilled:
             sound, wanted = ([bytes(p) for p in c.demux(c.streams.audio[0]) if p.dts is not None] for c in (one, other))
         assert sound == wanted
         assert files(tmp_path) == ["in.mp4", output, f"whole-{output}"]
+
+    @pytest.mark.parametrize("calls", [1, 5, 11, 23])
+    def test_resume_after_a_kill_at_any_moment(self, tmp_path, small, source, started, calls):
+        kill(started(calls))
+        summary = annotate(
+            source, tmp_path / "out.mp4", small, cam=Slow(small.module), resume=True, batch_size=4, target=1
+        )
+        assert summary.frames == 200
+        assert read_clip(tmp_path / "out.mp4")[1] == read_clip(source)[1]
+        assert files(tmp_path) == ["in.mp4", "out.mp4"]
 
     def test_resume_with_other_settings_is_refused(self, tmp_path, small, source, started):
         process = started(30)
@@ -280,6 +288,17 @@ class TestBroken:
         with pytest.raises(OutputError, match="the encoder or the container refuses a frame"):
             annotate(source, tmp_path / "out.mp4", small)
         assert files(tmp_path) == ["in.mp4"]
+
+    def test_strict_ends_at_a_packet_that_cannot_be_decoded(self, tmp_path, small):
+        source = write_clip(tmp_path / "in.mkv", moving_square(10, 48, 64), codec="mjpeg", pix_fmt="yuvj420p")
+        content = bytearray(source.read_bytes())
+        begin = content.find(b"\xff\xd8", len(content) // 2)  # a JPEG in the middle
+        content[begin : begin + 200] = bytes(200)
+        source.write_bytes(content)
+        assert annotate(source, tmp_path / "out.mp4", small).damage == "1 damaged packet was skipped"
+        with pytest.raises(InputError, match=r"in.mkv has a damaged packet at 0\.\d\d s"):
+            annotate(source, tmp_path / "strict.mp4", small, strict=True)
+        assert files(tmp_path) == ["in.mkv", "out.mp4"]
 
     def test_strict_ends_at_the_first_damage(self, tmp_path, small):
         source = write_clip(tmp_path / "in.mkv", moving_square(60, 120, 160), gop=6)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +17,14 @@ from camfast.engine import Engine
 from camfast.errors import InputError, OutputError
 from camfast.files import check_output
 from camfast.methods import GradCAM
-from camfast.models import LoadedModel
+from camfast.models import LoadedModel, check_model
 from camfast.progress import Progress
 from camfast.video.artist import VIDEO_LAYOUTS, Artist, VideoLayout
 from camfast.video.encoding import Encoding, check_suffix
-from camfast.video.explainer import CLIP, FIRST, Target
+from camfast.video.explainer import Target
 from camfast.video.leftover import Leftover
 from camfast.video.moment import Moment, Skipped
+from camfast.video.output import Output
 from camfast.video.over_time import warm_up
 from camfast.video.partial import Partial
 from camfast.video.pipeline import Pipeline, Watching
@@ -33,7 +32,8 @@ from camfast.video.reader import VideoReader
 from camfast.video.records import opened_records
 from camfast.video.sources import is_live
 from camfast.video.stages import Sink
-from camfast.video.top_class import top_class_of
+from camfast.video.summary import VideoSummary, shares
+from camfast.video.top_class import settled_target
 from camfast.video.writer import Picture, VideoWriter
 
 SMOOTH = 0.7
@@ -41,49 +41,6 @@ SMOOTH = 0.7
 _WAITING = 8
 """Frames that wait for the encoder at most."""
 _DISPLAY_MATRIX = "DISPLAYMATRIX"
-
-
-@dataclass(frozen=True)
-class VideoSummary:
-    """What was done to one video."""
-
-    source: str
-    output: Path
-    frames: int
-    seconds: float
-    classes: dict[str, int]
-    """How many frames each class was explained in, the most frequent first."""
-    kernels: str
-    damage: str | None
-    """What was wrong with the source; None where it was whole."""
-    left_out: list[str]
-    """Streams of the source that the output's container does not take."""
-    encoded_anew: list[str]
-    """Sound that it takes in another form only."""
-    busy: dict[str, float]
-    """The share of the time in which each stage worked (read, model, write); the largest is the bottleneck."""
-    notes: list[str]
-    """What the picture lost: depth, alpha."""
-    interrupted: bool = False
-    """Whether it was stopped before the end of the source."""
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "output": str(self.output), "frames_per_second": round(self.frames_per_second, 2)}
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{name} ({count})" for name, count in itertools.islice(self.classes.items(), 5))
-        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
-        return (
-            f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
-            f"  classes (frames): {shown}\n"
-            f"  busy: {_shares(self.busy)}\n"
-            f"  kernels: {self.kernels}"
-        )
 
 
 def annotate_video(
@@ -136,7 +93,7 @@ def annotate_video(
         target: the class to explain; None explains the predicted class of each frame, ``"first"`` that of the first
             frame, ``"clip"`` the most probable one over the whole clip (which is read twice).
         topk: how many classes labels and tables tell: the explained one, then the most probable others.
-        batch_size: frames in one pass.
+        batch_size: frames in the model at a time; on the CPU its threads share them, in passes of their own.
         stride: explain every Nth frame only.
         between: the heat of frames between: ``"interpolate"``, or ``"hold"`` that of the last one.
         smooth: share of the heat before in that of a frame, so that it does not flicker; 0 turns it off.
@@ -178,7 +135,6 @@ def annotate_video(
     rate = None if fps is None else Fraction(fps).limit_denominator(10**5)
     watching = Watching(wanted, topk, batch_size, stride, between, smooth, rate)
 
-    classes: Counter[str] = Counter()
     begun = time.perf_counter()
     stopped: BaseException | None = None
     with ExitStack() as stack:
@@ -203,48 +159,28 @@ def annotate_video(
         progress = stack.enter_context(
             Progress(Path(reader.name).name, _expected(reader, watching), "frames", quiet=quiet)
         )
-        written = 0
-        taken_over = iter(()) if left is None else left.packets()
-
-        def write(item: Moment | Skipped | av.Packet[Any]) -> None:
-            nonlocal written
-            if not isinstance(item, (Moment, Skipped)):
-                writer.copy(item)
-                return
-            before = next(taken_over, None)
-            if before is not None or isinstance(item, Skipped):
-                if before is not None:
-                    writer.take_over(before)
-                    written += 1
-                return
-            picture = artist(item)
-            for record in records:
-                record.add(item, item.frame.pts * pipeline.time_base, picture)
-            writer.write(picture, item.frame.pts, item.frame.duration)
-            classes.update(score.name for score in item.classes[:1])
-            written += 1
-
-        sink: Sink[Moment | Skipped | av.Packet[Any]] = stack.enter_context(Sink(write, _WAITING))
+        output_file = Output(writer, artist, records, pipeline.time_base, left)
+        sink: Sink[Moment | Skipped | av.Packet[Any]] = stack.enter_context(Sink(output_file.write, _WAITING))
         stages = {**pipeline.stages, "write": (sink.busy, 1)}
         try:
             for item in pipeline:
                 sink.put(item)
                 if isinstance(item, (Moment, Skipped)):
-                    progress.advance(1, lambda: _shares(_busy(stages, begun)))
+                    progress.advance(1, lambda: shares(_busy(stages, begun)))
         except BaseException as error:
             if isinstance(error, (Exception, GeneratorExit)):
                 raise
             stopped = error  # Ctrl-C and the like: what was explained is kept, as a whole file
         sink.finish()
-        if written == 0:
+        if output_file.written == 0:
             raise stopped or InputError(f"{reader.name} has no frame that can be decoded")
         writer.finish()
     summary = VideoSummary(
         reader.name,
         output,
-        written,
+        output_file.written,
         time.perf_counter() - begun,
-        dict(classes.most_common()),
+        dict(output_file.classes.most_common()),
         str(serving(model.device)),
         None if stopped else reader.damage,
         writer.others.left_out,
@@ -302,32 +238,6 @@ def _expected(reader: VideoReader, watching: Watching) -> int | None:
 def _busy(stages: dict[str, Any], begun: float) -> dict[str, float]:
     passed = max(time.perf_counter() - begun, 1e-9)
     return {name: round(min(busy.seconds / passed / threads, 1.0), 3) for name, (busy, threads) in stages.items()}
-
-
-def _shares(busy: dict[str, float]) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in busy.items())
-
-
-def settled_target(target: Target, *where: Any, quiet: bool) -> int | Literal["first"] | None:
-    """The target, where need be of the whole clip; ``where`` is as for :func:`top_class_of`.
-
-    Raises:
-        ValueError: no such target.
-    """
-    if target == CLIP:
-        return top_class_of(*where, quiet=quiet)
-    if isinstance(target, str) and target != FIRST:
-        raise ValueError(f"target={target!r} is unknown; expected a class, None, {FIRST!r} or {CLIP!r}")
-    return target
-
-
-def check_model(model: object) -> None:
-    """Raises TypeError for what is no LoadedModel."""
-    if not isinstance(model, LoadedModel):
-        raise TypeError(
-            f"model is a {type(model).__name__}; expected a LoadedModel, as camfast.load_model() gives, or made of a "
-            "module, its preprocessing and its class names"
-        )
 
 
 def _check_apart(source: str | Path, outputs: Iterable[Path]) -> None:

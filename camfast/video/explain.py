@@ -18,9 +18,8 @@ from torch import Tensor
 from camfast.engine import Engine
 from camfast.files import check_input
 from camfast.methods import GradCAM
-from camfast.models import LoadedModel
+from camfast.models import LoadedModel, check_model
 from camfast.render import overlay
-from camfast.video.annotate import check_model, settled_target
 from camfast.video.explainer import Target
 from camfast.video.eye import Eye
 from camfast.video.heat import Heat
@@ -29,6 +28,7 @@ from camfast.video.pipeline import Pipeline, Watching
 from camfast.video.planes import rgb
 from camfast.video.reader import VideoReader
 from camfast.video.sources import is_live
+from camfast.video.top_class import settled_target
 
 
 @dataclass(frozen=True)

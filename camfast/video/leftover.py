@@ -11,8 +11,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
-from camfast.errors import OutputError
-from camfast.video.sources import media_url, reason_of
+from camfast.video.sources import media_url
 
 # Files have these codecs in another form than encoders give them.
 _AS_FROM_AN_ENCODER = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
@@ -21,25 +20,24 @@ _AS_FROM_AN_ENCODER = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 class Leftover:
     """The beginning of a video that was being written. Use it as a context manager.
 
-    Raises:
-        OutputError: it cannot be read.
+    Of a file that had no whole piece yet there is nothing to take over.
     """
 
     def __init__(self, path: Path) -> None:
+        self._container: Any = None
+        self.frames = 0
+        """How many can be taken over."""
         try:
-            self._container: Any = av.open(media_url(path))
+            self._container = av.open(media_url(path))
             self._stream: Any = self._container.streams.video[0]
             self.frames = _whole_frames(path)
-            """How many can be taken over."""
-        except (av.error.FFmpegError, IndexError) as error:
-            reason = reason_of(error) if isinstance(error, av.error.FFmpegError) else "no picture"
-            raise OutputError(
-                f"what was left in {path.name} cannot be read ({reason}); "
-                "leave out --resume (resume=True) to begin anew"
-            ) from None
+        except (av.error.FFmpegError, IndexError):
+            return
 
     def packets(self) -> Iterator[av.Packet[Any]]:
         """Those of the picture, one a frame, as an encoder gives them."""
+        if self.frames == 0:
+            return
         name = _AS_FROM_AN_ENCODER.get(self._stream.codec_context.name)
         filtered = BitStreamFilterContext(name, self._stream) if name else None
         for packet in itertools.islice(self._container.demux(self._stream), self.frames):
@@ -52,7 +50,8 @@ class Leftover:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
 
 def _whole_frames(path: Path) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 
 _SOUND = "aac"
 """What every container that can be written takes."""
@@ -29,13 +30,14 @@ class Others:
         self.encoded_anew: list[str] = []
         """Sound that it takes in another form only."""
         self._copies: dict[int, Any] = {}
+        self._filters: dict[int, BitStreamFilterContext] = {}
         self._encoders: dict[int, Any] = {}
         for stream in streams:
             sound = stream.type == "audio"
             if (copy_sound or not sound) and self._copy(container, stream):
                 continue
             if not sound or not self._encode_anew(container, stream):
-                self.left_out.append(_name(stream))
+                self.left_out.append(name_of(stream))
 
     @property
     def taken(self) -> tuple[int, ...]:
@@ -46,8 +48,10 @@ class Others:
         """What a packet of the source becomes."""
         index = packet.stream.index
         if index in self._copies:
-            packet.stream = self._copies[index]
-            yield packet
+            made = [packet] if index not in self._filters else self._filters[index].filter(packet)
+            for one in made:
+                one.stream = self._copies[index]
+                yield one
             return
         encoder = self._encoders[index]
         try:
@@ -69,6 +73,9 @@ class Others:
             self._copies[stream.index] = container.add_stream_from_template(stream)
         except (av.error.FFmpegError, ValueError):
             return False
+        if stream.codec_context.name == "aac" and not stream.codec_context.extradata:
+            # With headers of its own in every packet, as broadcasts have it and files do not.
+            self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
         _describe(self._copies[stream.index], stream)
         return True
 
@@ -84,7 +91,7 @@ class Others:
         except (av.error.FFmpegError, ValueError):
             return False
         self._encoders[stream.index] = encoder
-        self.encoded_anew.append(_name(stream))
+        self.encoded_anew.append(name_of(stream))
         _describe(encoder, stream)
         return True
 
@@ -97,5 +104,6 @@ def _describe(output: Any, stream: Any) -> None:
     output.disposition = stream.disposition
 
 
-def _name(stream: Any) -> str:
+def name_of(stream: Any) -> str:
+    """Its kind and codec, for people."""
     return f"{stream.type} ({stream.codec_context.name if stream.codec_context else 'unknown'})"

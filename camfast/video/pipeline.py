@@ -119,7 +119,9 @@ class Pipeline:
 
     def map(self, function: Callable[[tuple[int, list[Any]]], R]) -> Iterator[R]:
         """The results of a function of every chunk and its number, in order, by the threads that are for the model."""
-        return self._workers.map(function, enumerate(chunks(self._reader, self._watching.batch_size)))
+        # A batch for all threads together, so that what they work on fits the cache that they share.
+        batch_size = -(-self._watching.batch_size // self._workers.count)
+        return self._workers.map(function, enumerate(chunks(self._reader, batch_size)))
 
     @property
     def stages(self) -> dict[str, tuple[Busy, int]]:

@@ -74,6 +74,7 @@ class VideoReader:
             self.container.close()
             raise
         self.stream.thread_type = "AUTO"
+        self.stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME)}  # also of a size that changes on the way
         self.width, self.height = size
         self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -114,7 +115,8 @@ class VideoReader:
         if self._broken_off:
             found.append(f"reading broke off ({self._broken_off})")
         if self.skipped_packets:
-            found.append(f"{self.skipped_packets} damaged packets were skipped")
+            packets = "packet was" if self.skipped_packets == 1 else "packets were"
+            found.append(f"{self.skipped_packets} damaged {packets} skipped")
         missing = self._missing()
         if missing:
             found.append(missing)

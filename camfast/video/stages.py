@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -77,14 +77,14 @@ class Ahead(Generic[T]):
         end = _End()
         iterator = iter(self._items)
         try:
-            with one_thread_each():
-                while not self._left.is_set():
-                    try:
-                        with self.busy.working():
-                            item = next(iterator)
-                    except StopIteration:
-                        break
-                    self._put(item)
+            _one_core()
+            while not self._left.is_set():
+                try:
+                    with self.busy.working():
+                        item = next(iterator)
+                except StopIteration:
+                    break
+                self._put(item)
         except BaseException as error:
             end = _End(error)
         finally:
@@ -151,16 +151,16 @@ class Sink(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with one_thread_each():
-                while not self._left.is_set():
-                    try:
-                        item = self._queue.get(timeout=_PATIENCE)
-                    except queue.Empty:
-                        continue
-                    if isinstance(item, _End):
-                        return
-                    with self.busy.working():
-                        self._do(item)
+            _one_core()
+            while not self._left.is_set():
+                try:
+                    item = self._queue.get(timeout=_PATIENCE)
+                except queue.Empty:
+                    continue
+                if isinstance(item, _End):
+                    return
+                with self.busy.working():
+                    self._do(item)
         except BaseException as error:
             self._error = error
 
@@ -226,10 +226,3 @@ def _restore(count: int) -> None:
     thread = threading.Thread(target=torch.set_num_threads, args=(count,))
     thread.start()
     thread.join()
-
-
-@contextmanager
-def one_thread_each() -> Iterator[Any]:
-    """As :func:`_one_core`, for a thread that is a stage of its own."""
-    _one_core()
-    yield

@@ -1,8 +1,9 @@
-"""The class that a whole clip is most probably of."""
+"""What a target means that is no class: that of the whole clip, read beforehand."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -10,10 +11,23 @@ from camfast.engine import Engine
 from camfast.errors import InputError
 from camfast.models import LoadedModel
 from camfast.progress import Progress
-from camfast.video.explainer import CLIP, Explainer
+from camfast.video.explainer import CLIP, FIRST, Explainer, Target
 from camfast.video.pipeline import Pipeline, Watching
 from camfast.video.reader import VideoReader
 from camfast.video.sources import is_live
+
+
+def settled_target(target: Target, *where: Any, quiet: bool) -> int | Literal["first"] | None:
+    """The target, where need be of the whole clip; ``where`` is as for :func:`top_class_of`.
+
+    Raises:
+        ValueError: no such target.
+    """
+    if target == CLIP:
+        return top_class_of(*where, quiet=quiet)
+    if isinstance(target, str) and target != FIRST:
+        raise ValueError(f"target={target!r} is unknown; expected a class, None, {FIRST!r} or {CLIP!r}")
+    return target
 
 
 def top_class_of(

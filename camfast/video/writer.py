@@ -17,12 +17,12 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from camfast.errors import OutputError
 from camfast.video.encoding import Encoding
-from camfast.video.others import Others
+from camfast.video.others import Others, name_of
 from camfast.video.planes import FULL, Canvas
 from camfast.video.sources import media_url, reason_of
 
-# In pieces of a second or two, each on the disk as soon as it is whole, so that what is there can be played. MP4 gets its
-# index at the end; what comes before time 0, as sound does, stays there.
+# In pieces of a second or two, each on the disk as soon as it is whole, so that what is there can be played. MP4 gets
+# its index at the end; what comes before time 0, as sound does, stays there.
 _MP4 = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "frag_duration": "2000000", "flush_packets": "1"}
 _MATROSKA = {"cluster_time_limit": "1000", "flush_packets": "1", "avoid_negative_ts": "disabled"}
 
@@ -82,7 +82,7 @@ class VideoWriter:
             self.container.close()
             sound = [stream for stream in others if stream.type == "audio"]
             self._open(sound, copy_sound=False)
-            self.others.left_out += [_named(stream) for stream in others if stream.type != "audio"]
+            self.others.left_out += [name_of(stream) for stream in others if stream.type != "audio"]
             try:
                 self._start()
             except (av.error.FFmpegError, ValueError) as error:
@@ -185,10 +185,6 @@ class VideoWriter:
             self.container.close()
         except (av.error.FFmpegError, OSError):  # what went wrong first is what counts
             return
-
-
-def _named(stream: Any) -> str:
-    return f"{stream.type} ({stream.codec_context.name if stream.codec_context else 'unknown'})"
 
 
 @contextmanager
