@@ -153,7 +153,8 @@ def run(
                 _say(stop.summary, options)
             raise
         told.append(summary.as_dict())
-        worst = worst or _say(summary, options)
+        code = _say(summary, options)
+        worst = worst or code
     if options.json:
         print(json.dumps(told if several else told[0] if told else None))
     return worst

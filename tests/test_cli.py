@@ -331,7 +331,7 @@ def test_bad_options_are_one_line_and_write_nothing(run, tmp_path, photo, clip, 
         (["video", "a.mp4", "-o", "b.mp4", "--alpha", "half"], "argument --alpha: 'half' is not a number from 0 to 1"),
         (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "0"], "'0' is not a whole number of at least 1"),
         (["video", "a.mp4", "-o", "b.mp4", "--batch-size", "many"], "'many' is not a whole number of at least 1"),
-        (["image", "a.jpg", "-o", "b", "--fit", "pad"], "argument --fit: invalid choice: 'pad'"),
+        (["image", "a.jpg", "-o", "b", "--fit", "stretch"], "argument --fit: invalid choice: 'stretch'"),
     ],
 )
 def test_usage_errors(run, arguments, message):

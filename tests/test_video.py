@@ -301,7 +301,7 @@ class TestForms:
             ("ffv1", "yuv422p", None),
             ("ffv1", "yuv444p", None),
             ("rawvideo", "bgr24", None),
-            ("gif", "rgb8", None),
+            ("gif", "rgb8", "transparency was left out"),
             ("png", "rgb24", None),
         ],
     )

@@ -132,14 +132,14 @@ def test_what_is_not_a_video(tmp_path, small):
 
 
 def test_a_video_without_a_frame(tmp_path, small):
-    empty = tmp_path / "none.mkv"
+    empty = tmp_path / "none.mp4"
     with av.open(str(empty), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         container.start_encoding()
-    with pytest.raises(InputError, match="none.mkv has no frame that can be decoded"):
+    with pytest.raises(InputError, match="none.mp4 has no video stream"):
         annotate(empty, tmp_path / "out.mp4", small)
-    assert [path.name for path in tmp_path.iterdir()] == ["none.mkv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["none.mp4"]
 
 
 def test_a_playlist_cannot_reach_other_files_or_the_network(tmp_path, small):

@@ -293,7 +293,8 @@ class TestBroken:
         source = write_clip(tmp_path / "in.mkv", moving_square(10, 48, 64), codec="mjpeg", pix_fmt="yuvj420p")
         content = bytearray(source.read_bytes())
         begin = content.find(b"\xff\xd8", len(content) // 2)  # a JPEG in the middle
-        content[begin : begin + 200] = bytes(200)
+        end = content.find(b"\xff\xd9", begin)
+        content[begin:end] = bytes(end - begin)
         source.write_bytes(content)
         assert annotate(source, tmp_path / "out.mp4", small).damage == "1 damaged packet was skipped"
         with pytest.raises(InputError, match=r"in.mkv has a damaged packet at 0\.\d\d s"):

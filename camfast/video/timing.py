@@ -39,7 +39,7 @@ def at_rate(items: Iterable[Frame | Other], rate: Fraction, time_base: Fraction)
     if shown is None:
         return
     length = Fraction(shown.duration) * time_base or 1 / rate
-    ends = _first_tick((shown.pts * time_base + length) * rate)
+    ends = math.ceil((shown.pts * time_base + length) * rate - Fraction(1, 10))
     if not any_left:
         ends = max(ends, tick + 1)
     for last in range(tick, ends):
