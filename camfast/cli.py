@@ -15,6 +15,7 @@ from types import FrameType
 
 from camfast import __version__, cli_video, demo
 from camfast.allocator import keep_memory
+from camfast.arguments import fraction, path, whole_number
 from camfast.colors import check_colormap
 from camfast.engine import Engine
 from camfast.environment import report
@@ -109,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     image.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="photos of any kind that Pillow reads")
     image.add_argument(
-        "-o", "--output", metavar="DIR", type=_path, required=True, help="folder for NAME.png of each photo"
+        "-o", "--output", metavar="DIR", type=path, required=True, help="folder for NAME.png of each photo"
     )
     image.add_argument(
         "--layout",
@@ -138,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     layers.set_defaults(run=_layers)
 
     demo = _command(commands, "demo", "explain a photo and a video that come with the demo packages", "camfast demo")
-    demo.add_argument("-o", "--output", metavar="DIR", type=_path, default=Path("out/demo"), help="default: out/demo")
+    demo.add_argument("-o", "--output", metavar="DIR", type=path, default=Path("out/demo"), help="default: out/demo")
     demo.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)
@@ -189,7 +190,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=list(PRECISIONS), help="of the copy that runs (default: that of the model, fp32)"
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    group.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="frames in one pass (default: 8)")
+    group.add_argument(
+        "--batch-size", metavar="N", type=whole_number, default=8, help="frames in one pass (default: 8)"
+    )
 
 
 def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
@@ -208,31 +211,9 @@ def _add_explanation_options(parser: argparse.ArgumentParser) -> None:
         "(default: crop)",
     )
     group.add_argument("--colormap", metavar="NAME", default="jet", help="any matplotlib colour map (default: jet)")
-    group.add_argument("--alpha", type=_fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")
+    group.add_argument("--alpha", type=fraction, default=0.4, help="opacity of the heat, 0 to 1 (default: 0.4)")
     group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     group.add_argument("--quiet", action="store_true", help="no progress and no summary, only errors")
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return Path(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
 
 
 def _image(options: argparse.Namespace) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
 import json
 import sys
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from camfast.arguments import path, positive_seconds, rate, seconds, share, whole_number
 from camfast.engine import Engine
 from camfast.errors import CamfastError, InputError, OutputError
 from camfast.files import check_input, check_output, make_folder
@@ -54,14 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT",
-        type=_path,
+        type=path,
         required=True,
         help="a file (.mp4, .mov, .mkv), or for several videos a folder",
     )
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--start", metavar="SECONDS", type=_seconds, default=0.0, help="leave out the beginning")
-    frames.add_argument("--duration", metavar="SECONDS", type=_positive_seconds, help="how much to read (default: all)")
-    frames.add_argument("--stride", metavar="N", type=_whole, default=1, help="explain every Nth frame (default: 1)")
+    frames.add_argument("--start", metavar="SECONDS", type=seconds, default=0.0, help="leave out the beginning")
+    frames.add_argument("--duration", metavar="SECONDS", type=positive_seconds, help="how much to read (default: all)")
+    frames.add_argument(
+        "--stride", metavar="N", type=whole_number, default=1, help="explain every Nth frame (default: 1)"
+    )
     frames.add_argument(
         "--between",
         choices=BETWEEN,
@@ -72,11 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frames.add_argument(
         "--smooth",
         metavar="S",
-        type=_share,
+        type=share,
         default=SMOOTH,
         help=f"share of the heat before in that of a frame, against flicker; 0 turns it off (default: {SMOOTH})",
     )
-    frames.add_argument("--fps", metavar="N", type=_rate, help="frames a second of the output (default: the video's)")
+    frames.add_argument("--fps", metavar="N", type=rate, help="frames a second of the output (default: the video's)")
 
     drawn = parser.add_argument_group("picture")
     drawn.add_argument(
@@ -87,7 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     drawn.add_argument("--label", action="store_true", help="write class and probability on the frame")
     drawn.add_argument(
-        "--topk", metavar="K", type=_whole, default=1, help="classes in labels and tables (default: 1, the explained)"
+        "--topk",
+        metavar="K",
+        type=whole_number,
+        default=1,
+        help="classes in labels and tables (default: 1, the explained)",
     )
     drawn.add_argument(
         "--codec", default="h264", help=f"{', '.join(CODECS)}, or an encoder of FFmpeg by its name (default: h264)"
@@ -96,9 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawn.add_argument("--preset", help="speed against size (default: h264 veryfast)")
 
     kept = parser.add_argument_group("also written")
-    kept.add_argument("--frames", metavar="DIR", type=_path, help="a PNG of every frame")
-    kept.add_argument("--save-maps", metavar="FILE", type=_path, help=".npz of the layer's maps, classes and times")
-    kept.add_argument("--csv", metavar="FILE", type=_path, help="class and probability of every frame")
+    kept.add_argument("--frames", metavar="DIR", type=path, help="a PNG of every frame")
+    kept.add_argument("--save-maps", metavar="FILE", type=path, help=".npz of the layer's maps, classes and times")
+    kept.add_argument("--csv", metavar="FILE", type=path, help="class and probability of every frame")
 
     run = parser.add_argument_group("run")
     run.add_argument("--strict", action="store_true", help="fail at the first damage instead of skipping it")
@@ -250,48 +255,3 @@ def _expanded(source: str) -> list[str]:
     if not found:
         raise InputError(f"no file is named like {source!r}")
     return found
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty")
-    return Path(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _number(text: str, least: float, meaning: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0, "a number of seconds")
-
-
-def _positive_seconds(text: str) -> float:
-    return _number(text, 1e-6, "a number of seconds above 0")
-
-
-def _share(text: str) -> float:
-    value = _number(text, 0, "a number from 0 to below 1")
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
-    return value
-
-
-def _rate(text: str) -> Fraction:
-    with contextlib.suppress(ValueError, ZeroDivisionError):
-        rate = Fraction(text)
-        if 0 < rate <= 1000:
-            return rate
-    raise argparse.ArgumentTypeError(f"{text!r} is not a rate such as 25 or 30000/1001")

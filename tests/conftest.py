@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from small_video import small_model
 
 import camfast
 from camfast import _registration, demo
@@ -54,3 +55,23 @@ def lite0():
 @pytest.fixture(scope="session")
 def cat() -> np.ndarray:
     return read_image(demo.photo_path())
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A model that takes no time."""
+    return small_model()
+
+
+@pytest.fixture
+def explained(monkeypatch):
+    """How many frames each call of an engine explains."""
+    counts = []
+    explain = camfast.GradCAM.explain
+
+    def count(self, x, *args, **options):
+        counts.append(len(x))
+        return explain(self, x, *args, **options)
+
+    monkeypatch.setattr(camfast.GradCAM, "explain", count)
+    return counts

@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 import torch
 from clips import moving_square, read_clip, write_clip
-from small_video import annotate, small_model
+from small_video import annotate
 
 import camfast
 from camfast import demo
 from camfast.video import VideoReader, VideoWriter
-
-
-@pytest.fixture(scope="module")
-def small():
-    return small_model()
 
 
 def test_a_real_video_keeps_its_size_rate_and_length(tmp_path, small):

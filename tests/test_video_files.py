@@ -9,17 +9,12 @@ import av
 import numpy as np
 import pytest
 from clips import moving_square, read_clip, write_clip
-from small_video import annotate, small_model
+from small_video import annotate
 
 import camfast
 from camfast.errors import InputError, OutputError
 from camfast.images import write_png
 from camfast.video import VideoReader
-
-
-@pytest.fixture(scope="module")
-def small():
-    return small_model()
 
 
 def test_names_with_a_colon(tmp_path, small):
