@@ -503,16 +503,18 @@ def test_devices_without_a_kernel_fall_back_through_the_dispatcher(name):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "full_range"), [("bt709", False), ("bt709", True), ("bt601", False), ("bt601", True)]
+    ("matrix", "full_range"),
+    [("bt709", False), ("bt709", True), ("bt601", False), ("bt601", True), ("bt2020", False), ("bt2020", True)],
 )
 def test_yuv_colours_are_the_rgb_colours(matrix, full_range):
-    # Back through the inverse matrices, as ITU-R BT.601 and BT.709 tabulate them.
+    # Back through the inverse matrices, as ITU-R BT.601, BT.709 and BT.2020 tabulate them.
     y, u, v = yuv_colors("turbo", matrix, full_range).double().unbind(1)
     y, scale = (y, 255 / 255) if full_range else ((y - 16) * 255 / 219, 255 / 224)
     u, v = (u - 128) * scale, (v - 128) * scale
     red_v, green_u, green_v, blue_u = {
         "bt601": (1.402, 0.344136, 0.714136, 1.772),
         "bt709": (1.5748, 0.187324, 0.468124, 1.8556),
+        "bt2020": (1.4746, 0.164553, 0.571353, 1.8814),
     }[matrix]
     rgb = torch.stack([y + red_v * v, y - green_u * u - green_v * v, y + blue_u * u], 1)
     assert (rgb - COLORS.double()).abs().max() <= 2.0
@@ -523,8 +525,8 @@ def test_yuv_colours_by_hand():
     assert gray[0].tolist() == [16, 128, 128]
     assert gray[255].tolist() == [235, 128, 128]
     assert yuv_colors("gray", full_range=True)[255].tolist() == [255, 128, 128]
-    with pytest.raises(ValueError, match="matrix='bt2020' is unknown; expected one of 'bt601', 'bt709'"):
-        yuv_colors("gray", "bt2020")
+    with pytest.raises(ValueError, match="matrix='bt470' is unknown; expected one of 'bt601', 'bt709', 'bt2020'"):
+        yuv_colors("gray", "bt470")
     with pytest.raises(ValueError, match="colormap 'grey_' is unknown"):
         yuv_colors("grey_")
 
