@@ -43,7 +43,7 @@ class HeapRoom:
     """Half a gigabyte at the end of the main thread's heap that glibc does not hand back as long as this lives.
 
     A block above it keeps it from being the end. None of it is written here, so it takes no memory but what passes
-    write into it, and less address space of the process than one model.
+    write into it.
     """
 
     _shared: weakref.ref[HeapRoom] | None = None

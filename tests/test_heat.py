@@ -22,7 +22,7 @@ def heat(*values, low=0.0, high=1.0):
 
 def moment(pts, own=None, name=None):
     classes = () if name is None else (ClassScore(0, name, 1.0),)
-    return Moment(Frame(None, pts, 1), pts, None, own, classes, own is not None)
+    return Moment(Frame(None, pts, 1), pts, None, own, classes)
 
 
 @settings(max_examples=200, deadline=None)
@@ -58,8 +58,9 @@ class TestSmoothing:
         assert list(smoothed(items, 0.5))[:2] == items[:2]
 
     def test_how_long_it_remembers(self):
-        assert warm_up(0, 4) == 0
-        assert 0.7 ** (warm_up(0.7, 1) - 1) <= 0.01
+        assert warm_up(0, 1) == 0
+        assert warm_up(0, 4) == 3  # the explained one before any frame is among them
+        assert 0.7 ** warm_up(0.7, 1) <= 0.01 < 0.7 ** (warm_up(0.7, 1) - 1)
 
 
 class TestBetween:
@@ -80,7 +81,6 @@ class TestBetween:
         torch.testing.assert_close(maps[:, 0], torch.tensor([0.0, 0.0, 1.6, 6.4, 8.0, 8.0]))
         assert [round(float(item.heat.ranges[1]), 4) for item in got] == [1, 1, 1.4, 2.6, 3, 3]
         assert [item.classes[0].name for item in got] == ["cat", "cat", "cat", "cat", "dog", "dog"]
-        assert [item.explained for item in got] == [False, True, False, False, True, False]
 
     def test_held(self):
         got = [item for item in filled_in(self.ITEMS, "hold") if isinstance(item, Moment)]

@@ -39,7 +39,7 @@ class Slow(camfast.GradCAM):
         return super().explain(*args, **options)
 
 try:
-    annotate({source!r}, {output!r}, model, cam=Slow(model.module), batch_size=4, target=1, codec={codec!r}, **{options!r})
+    annotate({source!r}, {output!r}, model, cam=Slow(model.module), **{options!r})
 except KeyboardInterrupt as stop:
     print(stop.summary.frames, stop.summary.interrupted)
     sys.exit(130)
@@ -69,8 +69,7 @@ def started(tmp_path, source):
             output=str(tmp_path / output),
             calls=calls,
             reached=str(reached),
-            codec=codec,
-            options=options,
+            options={"batch_size": 4, "target": 1, "codec": codec, **options},
         )
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         running.append(process)
@@ -192,6 +191,26 @@ class TestKilled:
         assert read_clip(tmp_path / "out.mp4")[1] == read_clip(source)[1]
         assert files(tmp_path) == ["in.mp4", "out.mp4"]
 
+    def test_resume_explains_the_class_of_the_first_frame(self, tmp_path, small, source, started):
+        kill(started(40, target="first"))
+        cam = Slow(small.module)
+        summary = annotate(source, tmp_path / "out.mp4", small, cam=cam, resume=True, batch_size=4, target="first")
+        first = next(iter(camfast.explain_video(source, small))).classes[0]
+        assert summary.frames == 200
+        assert set(summary.classes) == {first.name}
+
+    def test_an_error_while_going_on_loses_nothing(self, tmp_path, small, source, started, monkeypatch):
+        kill(started(40))
+        left = files(tmp_path)
+        settings = dict(cam=Slow(small.module), resume=True, batch_size=4, target=1)
+        with monkeypatch.context() as broken:
+            broken.setattr(VideoWriter, "write", lambda *_: (_ for _ in ()).throw(KeyError("broken")))
+            with pytest.raises(KeyError, match="broken"):
+                annotate(source, tmp_path / "out.mp4", small, **settings)
+        assert files(tmp_path) == left
+        assert annotate(source, tmp_path / "out.mp4", small, **settings).frames == 200
+        assert files(tmp_path) == ["in.mp4", "out.mp4"]
+
     def test_resume_with_other_settings_is_refused(self, tmp_path, small, source, started):
         process = started(30)
         kill(process)
@@ -232,8 +251,7 @@ class TestBroken:
             output=str(tmp_path / "out.mkv"),
             calls=10**6,
             reached=str(tmp_path / "reached"),
-            codec="ffv1",
-            options={},
+            options={"codec": "ffv1"},
         )
         done = subprocess.run([sys.executable, "-c", program], preexec_fn=limit, capture_output=True, text=True)
         assert "OutputError" in done.stderr.splitlines()[-1]

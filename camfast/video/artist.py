@@ -58,11 +58,12 @@ class Artist:
 
     def __call__(self, moment: Moment) -> av.VideoFrame:
         """The picture of a moment, drawn over the one in the moment where no other has that."""
-        picture = self._canvas.writable(moment.frame.picture, keep=moment.frame.shown_again)
         region = self._eye.region
         if self._layout == "heatmap":
             picture = self._canvas.blank()
-        elif self._layout == "side-by-side":
+        else:
+            picture = self._canvas.writable(moment.frame.picture, keep=moment.frame.shown_again)
+        if self._layout == "side-by-side":
             picture, region = self._beside(picture), region._replace(left=region.left + self._canvas.width)
         if moment.heat is not None and moment.heat.finite:
             blend_(picture, moment.heat.map, self._colors, self._alpha, region, moment.heat.ranges)

@@ -36,7 +36,7 @@ def chunks(items: Iterable[Moment | Other], batch_size: int) -> Iterator[list[Mo
     for item in items:
         chunk.append(item)
         seen += isinstance(item, Moment) and item.seen is not None
-        if seen == batch_size or (seen and len(chunk) >= max(_LARGEST_CHUNK, batch_size)):
+        if seen == batch_size or len(chunk) >= max(_LARGEST_CHUNK, batch_size):
             yield chunk
             chunk, seen = [], 0
     if chunk:
@@ -62,22 +62,22 @@ class Explainer:
         if target != FIRST:
             self._decided.set()
 
-    def __call__(self, number: int, chunk: Sequence[Moment | Other], eye: Eye) -> list[Moment | Other]:
-        """A chunk, by its number, with heat and classes for what was seen."""
+    def __call__(self, chunk: Sequence[Moment | Other], eye: Eye) -> list[Moment | Other]:
+        """A chunk with heat and classes for what was seen."""
         moments = [item for item in chunk if isinstance(item, Moment) and item.seen is not None]
         if not moments:
             return list(chunk)
         try:
-            if number > 0:
+            if moments[0].index > 0:
                 self._decided.wait()
             explained = iter(self._explained(moments, eye))
         finally:
             self._decided.set()  # also where the first chunk failed: nobody may wait for ever
         return [next(explained) if isinstance(item, Moment) and item.seen is not None else item for item in chunk]
 
-    def logits_of(self, numbered: tuple[int, Sequence[Moment | Other]]) -> tuple[Tensor, int]:
+    def logits_of(self, chunk: Sequence[Moment | Other]) -> tuple[Tensor, int]:
         """What the model puts out for what it sees of a chunk, and how many frames that has."""
-        moments = [item for item in numbered[1] if isinstance(item, Moment)]
+        moments = [item for item in chunk if isinstance(item, Moment)]
         seen = [moment.seen for moment in moments if moment.seen is not None]
         if not seen:
             return torch.empty(0, 1), len(moments)
@@ -100,7 +100,7 @@ class Explainer:
         scores = self._scores(probabilities.cpu(), explained.targets.tolist())
         # Clones: a frame that is kept does not keep the maps of a whole batch.
         for moment, own, limits, classes in zip(moments, maps, ranges, scores, strict=True):
-            yield replace(moment, heat=Heat(own.clone(), limits.clone()), classes=classes, seen=None, explained=True)
+            yield replace(moment, heat=Heat(own.clone(), limits.clone()), classes=classes, seen=None)
 
     def _scores(self, probabilities: Tensor, targets: Sequence[int]) -> Iterator[tuple[ClassScore, ...]]:
         likely = probabilities.topk(min(self._topk, probabilities.shape[1]), dim=1).indices.tolist()

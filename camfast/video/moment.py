@@ -23,11 +23,8 @@ class ClassScore:
         return f"{self.name} {self.probability:.0%}"
 
 
-@dataclass(frozen=True)
 class Skipped:
     """A frame that is only counted, because an earlier run has written it."""
-
-    index: int
 
 
 @dataclass(frozen=True)
@@ -43,5 +40,3 @@ class Moment:
     """None where it is not explained, or not yet."""
     classes: tuple[ClassScore, ...] = ()
     """The explained class, then the most probable others."""
-    explained: bool = False
-    """Whether heat and classes are its own, not those of frames around it."""

@@ -18,7 +18,8 @@ Other = TypeVar("Other")
 
 def warm_up(share: float, stride: int) -> int:
     """How many frames before one are to be explained, so that its heat is as if all before had been, to 1 in 100."""
-    return 0 if share == 0 else math.ceil(math.log(0.01) / math.log(share)) + stride
+    remembered = 0 if share == 0 else math.ceil(math.log(0.01) / math.log(share))
+    return remembered + stride - 1  # the heat of a frame between explained ones is also that of the one before
 
 
 def smoothed(items: Iterable[Moment | Other], share: float) -> Iterator[Moment | Other]:

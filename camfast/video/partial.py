@@ -17,8 +17,8 @@ from camfast.files import check_output
 class Partial:
     """A temporary path beside ``output``, which takes its name when the block ends well, and vanishes when it raises.
 
-    Only a kill leaves it, with a file that says how it was made. Both are hidden, and named after the output, so that
-    the next call finds them.
+    Only a kill leaves it, with a file that says how it was made; and an error while that is gone on from leaves it as
+    it was. Both are hidden, and named after the output, so that the next call finds them.
 
     Args:
         output: the name at the end.
@@ -58,12 +58,18 @@ class Partial:
             self._lock.write(json.dumps(self._made_by))
             self._lock.flush()
         except BlockingIOError:
+            self._unlock()
             raise OutputError(f"{self._output} is being written by another process") from None
         except OSError as error:
+            self._unlock()
             if isinstance(error, OutputError):
                 raise
             raise OutputError(f"{self._output} cannot be written: {error.strerror}") from error
         return self
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _take_what_is_left(self) -> None:
         assert self._lock is not None
@@ -98,9 +104,12 @@ class Partial:
                 raise
             raise OutputError(f"{self._output} cannot be written: {problem.strerror}") from problem
         finally:
-            for path in (self.path, self.left, self._says):
-                path.unlink(missing_ok=True)
-            if self._lock is not None:
-                self._lock.close()
+            self.path.unlink(missing_ok=True)
+            if error is not None and self.goes_on:
+                self.left.replace(self.path)
+            else:
+                self.left.unlink(missing_ok=True)
+                self._says.unlink(missing_ok=True)
+            self._unlock()
         if isinstance(error, OSError) and not isinstance(error, (InputError, OutputError)) and error.errno is not None:
             raise OutputError(f"{self._output} cannot be written: {error.strerror}") from error

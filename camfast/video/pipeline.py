@@ -16,7 +16,7 @@ import torch
 from camfast.engine import Engine
 from camfast.errors import InputError
 from camfast.models import LoadedModel
-from camfast.video.explainer import Explainer, chunks
+from camfast.video.explainer import FIRST, Explainer, chunks
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment, Skipped
 from camfast.video.over_time import BETWEEN, Between, filled_in, smoothed
@@ -111,17 +111,17 @@ class Pipeline:
         self._stack = ExitStack()
 
     def __iter__(self) -> Iterator[Moment | Skipped | av.Packet[Any]]:
-        def explained(numbered: tuple[int, list[Any]]) -> list[Any]:
-            return self._explainer(*numbered, self.eye)
+        def explained(chunk: list[Any]) -> list[Any]:
+            return self._explainer(chunk, self.eye)
 
         items = itertools.chain.from_iterable(self.map(explained))
         return filled_in(smoothed(items, self._watching.smooth**self._watching.stride), self._watching.between)
 
-    def map(self, function: Callable[[tuple[int, list[Any]]], R]) -> Iterator[R]:
-        """The results of a function of every chunk and its number, in order, by the threads that are for the model."""
+    def map(self, function: Callable[[list[Any]], R]) -> Iterator[R]:
+        """The results of a function of every chunk, in order, by the threads that are for the model."""
         # A batch for all threads together, so that what they work on fits the cache that they share.
         batch_size = -(-self._watching.batch_size // self._workers.count)
-        return self._workers.map(function, enumerate(chunks(self._reader, batch_size)))
+        return self._workers.map(function, chunks(self._reader, batch_size))
 
     @property
     def stages(self) -> dict[str, tuple[Busy, int]]:
@@ -134,8 +134,9 @@ class Pipeline:
             if not isinstance(item, Frame):
                 yield item
                 continue
-            if index < self._skip:
-                yield Skipped(index)
+            # The first frame may decide the class for all.
+            if index < self._skip and not (index == 0 and self._watching.target == FIRST):
+                yield Skipped()
                 index += 1
                 continue
             seen = self.eye(item.picture) if index % self._watching.stride == 0 else None

@@ -53,8 +53,8 @@ class Ahead(Generic[T]):
     closes the iterable there.
     """
 
-    def __init__(self, items: Iterable[T], ahead: int, busy: Busy | None = None) -> None:
-        self.busy = busy or Busy()
+    def __init__(self, items: Iterable[T], ahead: int) -> None:
+        self.busy = Busy()
         self._items = items
         self._queue: queue.Queue[T | _End] = queue.Queue(ahead)
         self._left = threading.Event()
