@@ -20,6 +20,7 @@ from camfast.colors import check_colormap
 from camfast.engine import Engine
 from camfast.environment import report
 from camfast.errors import CamfastError
+from camfast.exits import FAILURE, INTERRUPTED, SUCCESS, TERMINATED, fail
 from camfast.files import make_folder
 from camfast.layer_table import layer_table
 from camfast.methods import METHODS, get_method
@@ -28,9 +29,6 @@ from camfast.photos import LAYOUTS, explain_photos, output_names
 from camfast.planner import OPTIMIZE, PRECISIONS
 from camfast.preprocess import FITS
 from camfast.progress import Progress
-
-SUCCESS, FAILURE, DAMAGED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
-"""Exit codes; 2 is a usage error, given by argparse. DAMAGED: written, but the input was not whole."""
 
 _EXAMPLES = """\
 examples:
@@ -58,14 +56,14 @@ def _run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return fail("interrupted", INTERRUPTED)
     except Terminated:
-        return _fail("terminated", TERMINATED)
+        return fail("terminated", TERMINATED)
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say, also not at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except (CamfastError, ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-        return _fail(_one_line(error))
+        return fail(_one_line(error))
 
 
 class Terminated(BaseException):
@@ -237,7 +235,7 @@ def _image(options: argparse.Namespace) -> int:
         ):
             if result.error is not None:
                 failures += 1
-                _fail(_one_line(result.error))
+                fail(_one_line(result.error))
             elif not options.quiet:
                 print(result)
             progress.advance(1)
@@ -278,8 +276,3 @@ def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine]:
 def _one_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _fail(message: str, code: int = FAILURE) -> int:
-    print(f"camfast: error: {message}", file=sys.stderr)
-    return code

@@ -13,6 +13,7 @@ from typing import Any
 from camfast.arguments import path, positive_seconds, rate, seconds, share, whole_number
 from camfast.engine import Engine
 from camfast.errors import CamfastError, InputError, OutputError
+from camfast.exits import DAMAGED, SUCCESS, fail
 from camfast.files import check_input, check_output, make_folder
 from camfast.models import LoadedModel
 from camfast.video import VideoSummary, annotate_video
@@ -22,9 +23,6 @@ from camfast.video.encoding import CODECS, check_suffix
 from camfast.video.explainer import CLIP, FIRST
 from camfast.video.over_time import BETWEEN
 from camfast.video.sources import is_live
-
-SUCCESS, FAILURE, DAMAGED = 0, 1, 3
-"""Exit codes; see :mod:`camfast.cli`."""
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".ts", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".mxf")
 """What is taken for a video in a folder."""
@@ -150,8 +148,7 @@ def run(
         except CamfastError as error:
             if not several:
                 raise
-            print(f"camfast: error: {error}", file=sys.stderr)
-            worst = worst or FAILURE
+            worst = worst or fail(str(error))
             continue
         except BaseException as stop:
             if hasattr(stop, "summary"):  # interrupted: what was written is whole
@@ -229,8 +226,7 @@ def _say(summary: VideoSummary, options: argparse.Namespace) -> int:
         print(f"camfast: note: {'; '.join(summary.notes)}", file=sys.stderr)
     if summary.damage:
         said = f"{summary.source} is damaged: {summary.damage}; {summary.frames} frames were written"
-        print(f"camfast: error: {said}", file=sys.stderr)
-        return DAMAGED
+        return fail(said, DAMAGED)
     return SUCCESS
 
 

@@ -169,7 +169,7 @@ class TestVideo:
         (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
         code, _, err = run("video", tmp_path / "cut.mkv", "-o", tmp_path / "out.mp4")
         written = len(read_clip(tmp_path / "out.mp4")[0])
-        assert code == cli.DAMAGED == 3
+        assert code == 3
         assert 5 < written < 35
         assert re.fullmatch(rf"camfast: error: .*cut.mkv is damaged: .*; {written} frames were written\n", err)
 
