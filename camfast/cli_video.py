@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from camfast.arguments import path, positive_seconds, rate, seconds, share, whole_number
-from camfast.engine import Engine
 from camfast.errors import CamfastError, InputError, OutputError
 from camfast.exits import DAMAGED, SUCCESS, fail
+from camfast.explainer import Explainer
 from camfast.files import check_input, check_output, make_folder
 from camfast.models import LoadedModel
 from camfast.video import VideoSummary, annotate_video
@@ -136,7 +136,7 @@ def outputs_of(sources: Sequence[str], output: Path) -> list[tuple[str, Path]]:
 
 
 def run(
-    options: argparse.Namespace, pairs: Sequence[tuple[str, Path]], model: LoadedModel, cam: Engine, target: Any
+    options: argparse.Namespace, pairs: Sequence[tuple[str, Path]], model: LoadedModel, cam: Explainer, target: Any
 ) -> int:
     """The command; returns its exit code."""
     told: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def check(options: argparse.Namespace) -> list[tuple[str, Path]]:
 
 
 def _annotate(
-    options: argparse.Namespace, source: str, output: Path, model: LoadedModel, cam: Engine, target: Any
+    options: argparse.Namespace, source: str, output: Path, model: LoadedModel, cam: Explainer, target: Any
 ) -> VideoSummary:
     return annotate_video(
         source,

@@ -28,7 +28,7 @@ from camfast.proof import (
     random_score,
     samples_are_independent,
 )
-from camfast.runners import Converting, Guarded, Runner, Split
+from camfast.runners import Converting, Guarded, ModelRunner, Runner, Split
 from camfast.tail import Tail
 from camfast.targets import Scores
 from camfast.trace import Trace
@@ -37,7 +37,7 @@ LEVELS: dict[str, tuple[str, ...]] = {"none": (), "inference": ("inference",), "
 """What is tried for each value of ``optimize``."""
 
 
-PlanAsItIs = Callable[[Subject, Batch], tuple[Runner, Plan]]
+PlanAsItIs = Callable[[Subject, Batch], tuple[ModelRunner, Plan]]
 
 
 class Copies:
@@ -63,7 +63,7 @@ class Copies:
         self._plan_as_it_is = plan_as_it_is
         self._notes: list[str] = []
 
-    def best(self, optimize: str, otherwise: Runner, plan: Plan) -> tuple[Runner, Plan]:
+    def best(self, optimize: str, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
         """The first of what was asked for that can be had; else the model itself, by ``otherwise`` and ``plan``."""
         subject = self._subject
         wanted = passes.forward(subject.model, subject.layers, self._fresh_batch, subject.select)
@@ -95,9 +95,11 @@ class Copies:
         parts, folded = self._simplified_parts()
         if self._dtype is not None:
             parts.before.to(self._dtype)
-        parts.before.to(memory_format=torch.channels_last)
+        pictures = self._given.images.dim() == 4
+        if pictures:
+            parts.before.to(memory_format=torch.channels_last)
         dtype = self._dtype or self._given.images.dtype
-        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last", _short(dtype)]
+        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last" if pictures else "", _short(dtype)]
         compiled = level == "compile"
         if compiled:
             steps.append("torch.compile")
@@ -135,7 +137,7 @@ class Copies:
         packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
         return f"{' and '.join(packed)} packed by oneDNN" if packed else ""
 
-    def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: Runner) -> tuple[Runner, Plan]:
+    def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: ModelRunner) -> tuple[ModelRunner, Plan]:
         """The whole model again, in another precision."""
         subject = self._subject
         try:

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camfast import ops
 from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
+from camfast.explainer import Explainer, Layers, Size
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
-from camfast.layers import channels_last, find_target_layer, resolve_layers, trace_layers
+from camfast.layer_runs import LayerRun, trace_sample
+from camfast.layers import resolve_layers
+from camfast.maps import LayerMap, combine
 from camfast.optimize.graphs import Graphs
 from camfast.outputs import Chosen, Selector
-from camfast.passes import prepared
 from camfast.plan import Plan
 from camfast.planner import Options, make_plan
-from camfast.proof import Subject, samples_are_independent, spared
-from camfast.runners import Runner
-from camfast.streaming import stream
+from camfast.proof import Subject, samples_are_independent
+from camfast.reading import MapReader
+from camfast.runners import ModelRunner
 from camfast.structure import Structure, is_hooked, modules_of
+from camfast.target_layer import find_target_layer
 from camfast.targets import Classes, Scores, Target, check_targets
+from camfast.trees import mapped, tensors_in
 from camfast.wrappers import plain_module
-
-Self = TypeVar("Self", bound="Engine")
-Layers = nn.Module | str | Sequence[nn.Module | str]
-Size = tuple[int, int] | Literal["layer"]
-
-
-class LayerMap(Protocol):
-    """The rule of a method, bound to what one layer put out."""
-
-    def __call__(self, *, size: tuple[int, int] | None, normalize: bool = True) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass
@@ -49,7 +41,7 @@ class _Made:
 
     structure: Structure
     form: tuple[Any, ...]
-    runner: Runner
+    runner: ModelRunner
     plan: Plan
     graphs: Graphs | None
     room: HeapRoom | None
@@ -67,8 +59,13 @@ class _Made:
         return replace(self.plan, notes=(*self.plan.notes, *filter(None, troubles)))
 
 
-class Engine(ABC):
-    """A method that explains the batches of one model. See :class:`camfast.GradCAM` for arguments and results."""
+class Engine(Explainer):
+    """A method that runs the model itself. See :class:`camfast.GradCAM` for arguments and results."""
+
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    """What the method takes beside what all take, by name."""
+    joined: Callable[[Sequence[LayerMap], MapForm], tuple[Tensor, Tensor]] = staticmethod(combine)
+    """Makes one heatmap of those of several layers."""
 
     def __init__(
         self,
@@ -109,18 +106,12 @@ class Engine(ABC):
     def settings(self) -> dict[str, Any]:
         """What it was made with; layers are None where the engine finds them."""
         layers = None if self._finds_layers else self.target_layers
-        return {"method": type(self).__name__, "target_layers": layers, **asdict(self._options)}
+        return {"method": type(self).__name__, "target_layers": layers, **self.parameters, **asdict(self._options)}
 
     @property
     def plan(self) -> Plan | None:
         """How the model is explained, and why; None until the first call, which decides it. Print it."""
         return None if self._made is None else self._made.plan_now()
-
-    def __call__(
-        self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
-    ) -> Tensor:
-        """Heatmaps [N, H, W], or [N, K, H, W]; see :meth:`explain`."""
-        return self.explain(x, targets, size=size, normalize=normalize).heatmaps
 
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
@@ -132,8 +123,9 @@ class Engine(ABC):
                 of four dimensions being the images. A tensor with as many entries as there are images is taken to
                 have one of each.
             targets: None (the predicted class of every sample), a class for all, a sequence of N classes, a LongTensor
-                [N], or callables (one, or N) that map one sample's output to a scalar tensor. For several classes of
-                every sample, from one forward pass: :class:`camfast.TopK`, N lists of K classes, or a LongTensor
+                [N], or callables (one, or N) that map one sample's output to a scalar tensor, as
+                :class:`camfast.SoftmaxTarget`, :class:`camfast.SegmentationTarget` and others do. For several classes
+                of every sample, from one forward pass: :class:`camfast.TopK`, N lists of K classes, or a LongTensor
                 [N, K]. Classes given as a tensor on a CUDA device are checked there, which waits for the device.
             size: (height, width) of the heatmaps; None takes that of the images, ``"layer"`` that of the target layer
                 (the largest of several), which :func:`camfast.overlay` enlarges as it draws.
@@ -165,41 +157,6 @@ class Engine(ABC):
         # Out of the handler, whose traceback would hold on to what was allocated.
         return self._explain_halves(batch, wanted, form)
 
-    def stream(
-        self,
-        samples: Iterable[Any],
-        batch_size: int = 8,
-        targets: Target = None,
-        *,
-        size: Size | None = None,
-        device: torch.device | str | None = None,
-    ) -> Iterator[Explanation]:
-        """Explain the frames of a stream, a batch at a time, in their order.
-
-        >>> for frame in cam.stream(frames, batch_size=16):  # doctest: +SKIP
-        ...     show(frame.heatmaps[0])
-
-        No more than one batch is taken from ``samples`` before its results are asked for, so a slow consumer slows the
-        source, and memory does not grow. Leaving the loop early lets go of everything. The input of a batch lives in a
-        buffer that is used again; results have memory of their own, and may be kept.
-
-        Args:
-            samples: tensors [C, H, W], preprocessed as the model wants them. Where the shape or dtype changes, a new
-                batch begins.
-            batch_size: how many go through the model together.
-            targets: what to explain in every sample: None, a class, :class:`camfast.TopK`, or a callable.
-            size: (height, width) of the heatmaps; None takes that of the sample, ``"layer"`` that of the layer.
-            device: where the model is; None takes the device of the model's first parameter. On CUDA, samples from
-                the host pass through pinned memory.
-
-        Yields:
-            An explanation of one sample each, as :meth:`explain` gives it, on the device.
-
-        Raises:
-            TypeError, ValueError: what is wrong with an argument, at once; with a sample, when it is its turn.
-        """
-        return stream(self, samples, batch_size, targets, size, device)
-
     def _run(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         """Explain a batch that is not empty, by the plan of the first call, or a new one where it has changed."""
         made = self._made
@@ -210,9 +167,13 @@ class Engine(ABC):
                     made = self._planned(batch)
                     # What is not finite proves nothing: a plan made of it is for this call alone.
                     self._made = made if bool(batch.images.isfinite().all()) else None
-        explained = self._replayed(made, batch, targets, form)
-        if explained is None:
-            explained = self._explain(made.runner, batch, targets, form)
+        with torch.inference_mode(False), torch.no_grad():  # whatever the caller's modes are
+            explained = self._replayed(made, batch, targets, form)
+            if explained is None:
+                explained = self._explain(made.runner, batch, targets, form)
+            if self._options.copies and batch.images.device.type == "cpu":
+                # oneDNN's ReLU makes zero of NaN, which then is nowhere to be seen.
+                explained = explained.without(~batch.images.detach().flatten(1).sum(1).isfinite())
         made.structure.settle()
         made.classes = explained.logits.shape[1] if explained.logits.dim() == 2 else None
         return explained
@@ -228,21 +189,25 @@ class Engine(ABC):
         return made.graphs.explain(lambda b, t: self._explain(made.runner, b, t, form), batch, targets, form)
 
     def _planned(self, batch: Batch) -> _Made:
+        runs: list[LayerRun] | None = None
         if self._layers is None:
-            self._layers = self._find_layers(batch)
+            self._layers, runs = self._find_layers(batch)
         chosen = Chosen(self.output, type(self).__name__)
         subject = Subject(self.model, self._layers, chosen.select, chosen.pick, self.reshape_transform is not None)
         # Whatever the caller's modes are, the plan outlives them.
         with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
             runner, plan = make_plan(subject, normal_tensors(batch), self._options)
             pad = self._graphs and samples_are_independent(subject, normal_tensors(batch))
+        if self.reshape_transform is None:
+            self._reader = MapReader(self.model, self._layers, runs)
+            runner = self._reader.watch(runner)
         structure = Structure(self.model, weights=self._options.copies or self._graphs)
         graphs = Graphs(pad=pad) if self._graphs else None
         room = HeapRoom.shared() if batch.images.device.type == "cpu" else None
         return _Made(structure, batch.form, runner, plan, graphs, room)
 
     @abstractmethod
-    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
+    def _explain(self, runner: ModelRunner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         """Explain a batch that is not empty."""
 
     def _explain_halves(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
@@ -266,16 +231,11 @@ class Engine(ABC):
             raise torch.OutOfMemoryError(
                 f"out of memory with a batch of {samples}, and also with {half} samples at a time; give fewer"
             ) from error
-        return Explanation.joined(parts)
+        return parts[0].joined(parts)
 
-    def _find_layers(self, batch: Batch) -> dict[str, nn.Module]:
-        # A copy: a model that changes its input in place would otherwise do so twice.
-        with prepared(self.model), spared(self.model, batch.images.device):
-            try:
-                runs = trace_layers(self.model, normal_tensors(batch.part(0, 1).map(torch.clone)))
-            except Exception:  # also of a model that takes no batch but one of its own size
-                runs = trace_layers(self.model, normal_tensors(batch.map(torch.clone)))
-        return resolve_layers(self.model, find_target_layer(runs))
+    def _find_layers(self, batch: Batch) -> tuple[dict[str, nn.Module], list[LayerRun]]:
+        runs = trace_sample(self.model, batch)
+        return resolve_layers(self.model, find_target_layer(runs)), runs
 
     def _explain_nothing(self, batch: Batch, targets: Target, form: MapForm) -> Explanation:
         # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.
@@ -288,31 +248,23 @@ class Engine(ABC):
         return self._run(blank, shown, form).part(0, 0)
 
     def _feature_maps(self, name: str, tensor: Tensor) -> Tensor:
-        """What a layer put out, or its gradient, as [N, C, h, w]."""
-        if self.reshape_transform is not None:
-            tensor = self.reshape_transform(tensor)
-            if not isinstance(tensor, Tensor) or tensor.dim() != 4:
-                found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise ValueError(f"reshape_transform made {found} of layer {name!r}; expected [N, C, h, w]")
-        elif channels_last(self.model.get_submodule(name), tensor.shape):
-            raise ValueError(
-                f"layer {name!r} puts out {list(tensor.shape)}, channels last; "
-                "give reshape_transform=lambda t: t.permute(0, 3, 1, 2)"
-            )
-        if tensor.dim() != 4:
-            raise ValueError(
-                f"layer {name!r} puts out {list(tensor.shape)}; expected [N, C, h, w]. "
-                "Choose another layer, or give reshape_transform"
-            )
-        return tensor
+        """What a layer put out, or its gradient, as [N, C, h, w], or [N, C, d, h, w] of volumes."""
+        if self.reshape_transform is None:
+            return self._reader.maps(name, tensor)
+        maps = self.reshape_transform(tensor)
+        if not isinstance(maps, Tensor) or maps.dim() not in (4, 5):
+            found = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise ValueError(f"reshape_transform made {found} of layer {name!r}; expected [N, C, h, w]")
+        return maps
 
     def _gradient_maps(self, name: str, gradients: Tensor, activations: Tensor) -> Tensor:
-        """The gradients at a layer, as [N, C, h, w] or [N, K, C, h, w]."""
-        if gradients.dim() == activations.dim():
+        """The gradients at a layer, as [N, C, h, w] or [N, K, C, h, w]; of volumes, with d before h."""
+        ours, theirs = tensors_in(gradients), tensors_in(activations)
+        if ours[0].dim() == theirs[0].dim():
             return self._feature_maps(name, gradients)
-        samples, classes = gradients.shape[:2]
+        samples, classes = ours[0].shape[:2]
         # A transform of the user's knows of no classes.
-        maps = self._feature_maps(name, gradients.flatten(0, 1))
+        maps = self._feature_maps(name, mapped(lambda t: t.flatten(0, 1), gradients))
         return maps.reshape(samples, classes, *maps.shape[1:])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -323,48 +275,15 @@ class Engine(ABC):
         self._lock = threading.RLock()
         self.forget()
 
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return  # nothing to take away: hooks exist only while a call runs
-
     def __repr__(self) -> str:
         layers = "to be found" if self._layers is None else ", ".join(self._layers)
         return f"{type(self).__name__}({type(self.model).__name__}, target layers: {layers})"
 
 
-def combine(layers: Sequence[LayerMap], form: MapForm) -> tuple[Tensor, Tensor]:
-    """Heatmaps [N, H, W] and ranges [N, 2] of several layers as one, or [N, K, H, W] and [N, K, 2]: every layer counts
-    the same.
-
-    Each layer's map is normalized at its own size and interpolated; the mean is normalized again, and its range is
-    returned. What is not finite in one layer is not finite. One layer alone is mapped in a single pass.
-    """
-    if len(layers) == 1:
-        return layers[0](size=form.size, normalize=form.normalize)
-    own = [layer(size=None) for layer in layers]
-    size = form.size or max(((maps.shape[-2], maps.shape[-1]) for maps, _ in own), key=math.prod)
-    maps = []
-    for own_size, ranges in own:
-        resized, _ = _resize(own_size, size, normalize=False)
-        maps.append(resized.masked_fill(ranges[..., :1, None].isnan(), torch.nan))
-    return _resize(torch.stack(maps).mean(dim=0), size, form.normalize)
-
-
-def _checked_size(size: Size | None, images: tuple[int, int]) -> tuple[int, int] | None:
+def _checked_size(size: Size | None, images: tuple[int, ...]) -> tuple[int, ...] | None:
     """(height, width) of heatmaps, or None for that of the layer; the operator checks the numbers."""
     if isinstance(size, str):
         if size != "layer":
             raise ValueError(f'size={size!r}; expected (height, width), "layer", or None for that of the images')
         return None
     return images if size is None else size
-
-
-def _resize(maps: Tensor, size: tuple[int, int], normalize: bool) -> tuple[Tensor, Tensor]:
-    """The operator with one channel of weight one: interpolation, and normalization where asked for."""
-    each = maps.reshape(-1, 1, *maps.shape[-2:])
-    resized, ranges = ops.cam(each, weights=each.new_ones((len(each), 1)), size=size, relu=False, normalize=normalize)
-    return resized.reshape(*maps.shape[:-2], *size), ranges.reshape(*maps.shape[:-2], 2)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from camfast.layers import resolve_layers
+from camfast.trees import tensors_in
 
 ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
@@ -116,8 +117,24 @@ def capture(
 
 
 def require_tensor(name: str, output: Any) -> Tensor:
-    """A layer's output, if it is a floating tensor."""
+    """A layer's output, if it is a floating tensor.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         found = f"a {output.dtype} tensor" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
-        raise TypeError(f"layer {name!r} puts out {found}; choose a layer that puts out one floating tensor")
+        raise TypeError(
+            f"layer {name!r} puts out {found}; choose a layer that puts out one floating tensor, or, for an "
+            "explanation, give a reshape_transform that makes one of it"
+        )
     return output
+
+
+def require_tensors(name: str, output: Any) -> Any:
+    """A layer's output, if there is a floating tensor in it.
+
+    Raises:
+        TypeError: there is none.
+    """
+    return output if tensors_in(output) else require_tensor(name, output)

@@ -24,7 +24,8 @@ class Batch:
     names: tuple[str, ...]
     """Names of the last values; the others go by position."""
     image: int
-    """Which value has the images [N, C, H, W]: they say how many samples there are, and how large a heatmap is."""
+    """Which value has the images [N, C, H, W], or volumes [N, C, D, H, W]: they say how many samples there are, and
+    how large a heatmap is."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,9 +36,9 @@ class Batch:
         return images
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the images."""
-        return self.images.shape[-2], self.images.shape[-1]
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of the images; (depth, height, width) of volumes."""
+        return tuple(self.images.shape[2:])
 
     @property
     def form(self) -> tuple[Any, ...]:
@@ -68,6 +69,20 @@ class Batch:
         """The batch with every tensor replaced that has something of each sample; others serve all samples."""
         samples = len(self)
         return self.map(lambda t: function(t) if t.dim() > 0 and len(t) == samples else t)
+
+    def taken(self, samples: Tensor) -> Batch:
+        """Samples by their numbers [M], each as often as it is there."""
+        return self.per_sample(lambda t: t[samples.to(t.device)])
+
+    def with_images(self, images: Tensor) -> Batch:
+        """The batch with other images, for as many samples."""
+        return Batch((*self.values[: self.image], images, *self.values[self.image + 1 :]), self.names, self.image)
+
+    def given(self) -> Inputs:
+        """In a form that an engine takes."""
+        if self.names:
+            return dict(zip(self.names, self.values, strict=True))
+        return self.values[0] if len(self.values) == 1 else self.values
 
     def part(self, begin: int, end: int) -> Batch:
         """Some of the samples."""
@@ -105,16 +120,17 @@ def check_inputs(x: Any) -> Batch:
         raise TypeError(f"x has keys {list(x)}; expected the names of the model's inputs")
     values = tuple(x.values()) if isinstance(x, Mapping) else tuple(x)
     names = tuple(x) if isinstance(x, Mapping) else ()
-    for index, value in enumerate(values):
-        if isinstance(value, Tensor) and value.dim() == 4:
-            _check_images(f"x[{names[index]!r}]" if names else f"x[{index}]", value)
-            return Batch(values, names, index)
+    for dimensions in (4, 5):
+        for index, value in enumerate(values):
+            if isinstance(value, Tensor) and value.dim() == dimensions:
+                _check_images(f"x[{names[index]!r}]" if names else f"x[{index}]", value)
+                return Batch(values, names, index)
     found = ", ".join(str(list(v.shape)) if isinstance(v, Tensor) else type(v).__name__ for v in values)
     raise ValueError(f"x has no batch of images [N, C, H, W] among its inputs ({found or 'none'})")
 
 
 def _check_images(name: str, images: Tensor) -> None:
-    if images.dim() != 4:
+    if images.dim() not in (4, 5):
         hint = ": add the batch dimension with x[None]" if images.dim() == 3 else ""
         raise ValueError(f"{name} has shape {list(images.shape)}; expected [N, C, H, W]{hint}")
     if not images.is_floating_point():

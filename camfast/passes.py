@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from camfast.errors import is_out_of_memory
-from camfast.hooks import forward_hooks, require_tensor
+from camfast.hooks import forward_hooks, require_tensors
 from camfast.inputs import Batch, normal_tensors
 from camfast.structure import modules_of
+from camfast.trees import mapped, tensors_in, with_tensors
 from camfast.wrappers import running_eagerly
 
 Select = Callable[[Any], Tensor]
@@ -28,7 +29,10 @@ Select = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Activations by layer name, and the output of the model."""
+    """Activations by layer name, and the output of the model.
+
+    Of a layer that puts out several tensors (a tuple, a dict), the activations are the like, and so are the gradients.
+    """
 
     activations: dict[str, Tensor]
     output: Tensor
@@ -74,7 +78,7 @@ def forward(
         kept: whether the model is known to leave what the layers put out as it is; otherwise that is copied.
     """
     with prepared(model), torch.no_grad():
-        seen = _Seen(layers, cut=False, copied=not kept)
+        seen = Seen(layers, cut=False, copied=not kept)
         with forward_hooks(layers.values(), seen.hook):
             output = select(normal_tensors(batch).call(model))
         return ForwardPass(seen.all(), output)
@@ -130,7 +134,7 @@ def _truncated(
 ) -> GradientPass | None:
     """One attempt; None where the model itself switched grad mode off after the layer had switched it on."""
     with torch.set_grad_enabled(graph_before_layer):
-        seen = _Seen(layers, cut=True, copied=True)
+        seen = Seen(layers, cut=True, copied=True)
         with forward_hooks(layers.values(), seen.hook):
             output = select(batch.call(model))
             switched_off = not torch.is_grad_enabled()
@@ -139,7 +143,7 @@ def _truncated(
             return None
         with torch.enable_grad():
             scores, targets = score(output)
-        found = gradients_of(scores, list(activations.values()))
+        found = gradients_at(scores, activations)
     lost = [name for name, gradient in zip(activations, found, strict=True) if gradient is None]
     if graph_before_layer and seen.without_grad.intersection(lost):
         raise ValueError(
@@ -147,8 +151,27 @@ def _truncated(
             "inference_mode, or inside a reentrant checkpoint; there, use checkpoint(..., use_reentrant=False)"
         )
     gradients = by_name(activations, found)
-    detached = {name: activation.detach() for name, activation in activations.items()}
+    detached = {name: mapped(torch.Tensor.detach, activation) for name, activation in activations.items()}
     return GradientPass(detached, gradients, None, output.detach(), targets)
+
+
+def gradients_at(scores: Tensor, activations: Mapping[str, Any]) -> list[Any]:
+    """The gradients at each layer, in the form of its activations; None where the scores do not depend on it."""
+    inside = [tensors_in(activation) for activation in activations.values()]
+    found = iter(gradients_of(scores, [tensor for tensors in inside for tensor in tensors]))
+    gradients: list[Any] = []
+    for activation, tensors in zip(activations.values(), inside, strict=True):
+        own = [next(found) for _ in tensors]
+        if all(gradient is None for gradient in own):
+            gradients.append(None)
+            continue
+        classes = scores.shape[1:]
+        filled = (
+            tensor.new_zeros((len(tensor), *classes, *tensor.shape[1:])) if gradient is None else gradient
+            for tensor, gradient in zip(tensors, own, strict=True)
+        )
+        gradients.append(with_tensors(activation, filled))
+    return gradients
 
 
 def by_name(activations: Mapping[str, Tensor], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
@@ -219,7 +242,7 @@ def check_parameters(model: nn.Module) -> None:
             )
 
 
-class _Seen:
+class Seen:
     """Hooks that remember what layers put out and, where asked to, start the graph there."""
 
     def __init__(self, layers: Mapping[str, nn.Module], cut: bool, copied: bool) -> None:
@@ -230,28 +253,30 @@ class _Seen:
         self.without_grad: set[str] = set()
         """Layers that ran with grad mode off."""
 
-    def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor]:
+    def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
         name = self._names[index]
 
-        def remember(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
-            activation = require_tensor(name, output)
-            # What is kept must be out of reach of in-place operations on what goes on through the model: on the
-            # output, and also on the input where the layer passes that on.
-            if any(isinstance(arg, Tensor) and _same_memory(arg, activation) for arg in args):
-                activation = activation.clone()
+        def remember(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            kept = mapped(lambda tensor: self._kept(tensor, args), require_tensors(name, output))
+            self._activations[name] = kept
             if not self._cut:
-                self._activations[name] = activation
-                return activation.clone() if self._copied else activation
-            if not activation.requires_grad:
-                activation = activation.detach().requires_grad_()
+                return mapped(torch.clone, kept) if self._copied else kept
             if not torch.is_grad_enabled():
                 self.without_grad.add(name)
             # Also where an earlier target layer, or the model, has begun a graph: that one goes on through here.
             torch.set_grad_enabled(True)
-            self._activations[name] = activation
-            return activation.clone()
+            return mapped(torch.clone, kept)
 
         return remember
+
+    def _kept(self, activation: Tensor, args: tuple[Any, ...]) -> Tensor:
+        # What is kept must be out of reach of in-place operations on what goes on through the model: on the
+        # output, and also on the input where the layer passes that on.
+        if any(isinstance(arg, Tensor) and _same_memory(arg, activation) for arg in args):
+            activation = activation.clone()
+        if self._cut and not activation.requires_grad:
+            activation = activation.detach().requires_grad_()
+        return activation
 
     def all(self) -> dict[str, Tensor]:
         """By name, in the order of the layers."""

@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from camfast.engine import Engine
 from camfast.errors import CamfastError, OutputError
+from camfast.explainer import Explainer
 from camfast.files import check_output, whole_file
 from camfast.images import RGB, read_image, write_png
 from camfast.models import LoadedModel
@@ -60,7 +60,7 @@ def explain_photos(
     sources: Sequence[Path],
     outputs: Sequence[Path],
     model: LoadedModel,
-    cam: Engine,
+    cam: Explainer,
     *,
     target: int | None = None,
     batch_size: int = 8,
@@ -116,7 +116,7 @@ def explain_photos(
 
 
 def _explain(
-    photos: Sequence[RGB], model: LoadedModel, cam: Engine, target: int | None
+    photos: Sequence[RGB], model: LoadedModel, cam: Explainer, target: int | None
 ) -> Iterator[tuple[torch.Tensor, Region, int, float]]:
     """Heatmap [h, w], the part of the photo it covers, class and probability, for each photo."""
     if not photos:

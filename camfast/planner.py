@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,8 +10,8 @@ from camfast import passes
 from camfast.copies import LEVELS, Copies
 from camfast.inputs import Batch
 from camfast.plan import Plan
-from camfast.proof import Subject, proved_tail, spared, watched_modules
-from camfast.runners import Hooked, Runner
+from camfast.proof import Subject, is_of_tensors, proved_tail, spared, watched_modules
+from camfast.runners import Hooked, ModelRunner
 from camfast.tail import NoTail, Tail
 from camfast.trace import NotTraceable, Trace, trace
 
@@ -41,7 +41,7 @@ class Options:
         return self.optimize != "none" or self.precision is not None
 
 
-def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[Runner, Plan]:
+def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[ModelRunner, Plan]:
     """A runner for a model, checked on a batch, and what was decided.
 
     Raises:
@@ -52,12 +52,20 @@ def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[Runner,
         traced, tail, runner, plan = _plan_as_it_is(subject, batch)
         if not options.copies:
             return runner, plan
+        if traced is None and not _is_of_tensors(subject, batch):
+            note = "no copy: the model, or a layer, puts out something else than one tensor"
+            return runner, replace(plan, notes=(*plan.notes, note))
         precision = None if options.precision is None else PRECISIONS[options.precision]
         copies = Copies(subject, batch, traced, tail, precision, lambda other, x: _plan_as_it_is(other, x)[2:])
         return copies.best(options.optimize, runner, plan)
 
 
-def _plan_as_it_is(subject: Subject, batch: Batch) -> tuple[Trace | None, Tail | None, Runner, Plan]:
+def _is_of_tensors(subject: Subject, batch: Batch) -> bool:
+    sample = batch.map(torch.clone)
+    return is_of_tensors(passes.forward(subject.model, subject.layers, sample, subject.select))
+
+
+def _plan_as_it_is(subject: Subject, batch: Batch) -> tuple[Trace | None, Tail | None, ModelRunner, Plan]:
     """The model itself, by a closed form where one is proved; and what was found on the way."""
     traced: Trace | None = None
     tail: Tail | None = None
@@ -69,5 +77,5 @@ def _plan_as_it_is(subject: Subject, batch: Batch) -> tuple[Trace | None, Tail |
         kind = "not traceable: " if isinstance(reason, NotTraceable) else ""
         gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})"
     watched = () if traced is None or tail is None else watched_modules(subject, traced)
-    runner = Hooked(subject.model, subject.layers, subject.select, tail, watched)
+    runner = Hooked(subject.model, subject.layers, subject.select, tail, watched, traced)
     return traced, tail, runner, Plan("the model itself, without a graph", gradient)

@@ -66,7 +66,12 @@ def samples_are_independent(subject: Subject, batch: Batch) -> bool:
         if is_out_of_memory(error):
             raise
         return False
-    return apart(alone, beside.first(1)) <= 1e-3
+    return is_of_tensors(alone) and apart(alone, beside.first(1)) <= 1e-3
+
+
+def is_of_tensors(found: ForwardPass) -> bool:
+    """Whether the output and all activations are tensors, which can be compared."""
+    return all(isinstance(value, Tensor) for value in (found.output, *found.activations.values()))
 
 
 def _disturbed(images: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def cam(
     if relu:
         layer = layer.clamp_min(0)
 
-    heatmaps = _interpolate(_interpolate(layer, 1, shape[-2]), 2, shape[-1])
+    heatmaps = interpolate(interpolate(layer, 1, shape[-2]), 2, shape[-1])
     low, high = heatmaps.amin(dim=(1, 2)), heatmaps.amax(dim=(1, 2))
     ranges = torch.stack([low, high], dim=1).masked_fill(unusable[:, None], torch.nan)
     if normalize:
@@ -130,23 +130,54 @@ def _layer_map(activations: Tensor, gradients: Tensor | None, weights: Tensor | 
     """The maps [..., h, w] before ReLU; see ``csrc/cam_rules.h`` for the rules and their sources."""
     if weights is None:
         assert gradients is not None  # check_cam lets one of the two through
-        if rule == "layercam":
-            return (_positive_part(gradients) * activations).sum(dim=-3)
-        if rule == "hirescam":
-            return (gradients * activations).sum(dim=-3)
-        if rule == "elementwise":
-            return _positive_part(gradients * activations).sum(dim=-3)
-        if rule == "gradcam":
-            weights = gradients.mean(dim=(-2, -1))
-        elif rule == "xgradcam":
-            weights = (activations * gradients).sum(dim=(-2, -1)) / (activations.sum(dim=(-2, -1)) + 1e-7)
-        else:
-            assert rule == "gradcam++"
-            positive = _positive_part(gradients)
-            squared = positive * positive
-            total = activations.sum(dim=(-2, -1), keepdim=True)
-            weights = (positive * squared / (squared * 2 + squared * positive * total + 1e-6)).sum(dim=(-2, -1))
+        if rule in _PLACE_BY_PLACE:
+            return _products(activations, gradients, rule).sum(dim=-3)
+        weights = _channel_weights(activations, gradients, rule)
     return torch.einsum("...c,...chw->...hw", weights, activations)
+
+
+def weighted_activations(
+    activations: Tensor, gradients: Tensor | None, weights: Tensor | None, rule: str = "gradcam"
+) -> Tensor:
+    """The activations of every channel [..., C, h, w] as a rule weights them: what it adds up to a map.
+
+    Args:
+        activations: [..., C, h, w], float32 or float64.
+        gradients: [..., C, h, w]; None where there are weights.
+        weights: [..., C], the weights of the channels, in place of a rule.
+        rule: as of :func:`camfast.ops.cam`.
+    """
+    if weights is None:
+        assert gradients is not None
+        if rule in _PLACE_BY_PLACE:
+            return _products(activations, gradients, rule)
+        weights = _channel_weights(activations, gradients, rule)
+    return weights[..., None, None] * activations
+
+
+_PLACE_BY_PLACE = ("layercam", "hirescam", "elementwise")
+
+
+def _products(activations: Tensor, gradients: Tensor, rule: str) -> Tensor:
+    """Of the rules that give every place a weight of its own."""
+    if rule == "layercam":
+        return _positive_part(gradients) * activations
+    if rule == "hirescam":
+        return gradients * activations
+    return _positive_part(gradients * activations)
+
+
+def _channel_weights(activations: Tensor, gradients: Tensor, rule: str) -> Tensor:
+    """Of the rules that give every channel one, [..., C]."""
+    if rule == "gradcam":
+        return gradients.mean(dim=(-2, -1))
+    if rule == "xgradcam":
+        return (activations * gradients).sum(dim=(-2, -1)) / (activations.sum(dim=(-2, -1)) + 1e-7)
+    assert rule == "gradcam++"
+    positive = _positive_part(gradients)
+    squared = positive * positive
+    total = activations.sum(dim=(-2, -1), keepdim=True)
+    return (positive * squared / (squared * 2 + squared * positive * total + 1e-6)).sum(dim=(-2, -1))
 
 
 def _positive_part(values: Tensor) -> Tensor:
@@ -154,7 +185,7 @@ def _positive_part(values: Tensor) -> Tensor:
     return torch.where(values < 0, values * 0, values)
 
 
-def _interpolate(maps: Tensor, dim: int, length: int) -> Tensor:
+def interpolate(maps: Tensor, dim: int, length: int) -> Tensor:
     """Linear interpolation along ``dim``: half-pixel centres, edges clamped, the same taps as ``csrc/cam_math.h``."""
     source = maps.shape[dim]
     position = torch.arange(length, device=maps.device)
@@ -181,15 +212,15 @@ def _levels(heatmaps: Tensor, height: int, width: int, ranges: Tensor | None, no
     """Levels 0 to 255, int64 [N, height, width], of maps that are stretched to that size."""
     largest = _LARGEST_USABLE[torch.float32]
     maps = heatmaps.float().nan_to_num(0, largest, -largest).clamp(-largest, largest)
-    rows = _interpolate(maps, 1, height)
+    rows = interpolate(maps, 1, height)
     if normalize:
-        drawn = _interpolate(rows, 2, width)
+        drawn = interpolate(rows, 2, width)
         rows = _scale(rows, drawn.amin(dim=(1, 2)), drawn.amax(dim=(1, 2)))
     elif ranges is not None:
         rows = _scale(rows, ranges[:, 0].float(), ranges[:, 1].float())
     # To levels before the columns are interpolated: it is linear, and there are fewer values.
     levels = rows.clamp(-_FAR_BEYOND, _FAR_BEYOND) * 255 + 0.5
-    return _interpolate(levels, 2, width).clamp(0, 255).to(torch.int64)
+    return interpolate(levels, 2, width).clamp(0, 255).to(torch.int64)
 
 
 def _overlay_rgb(

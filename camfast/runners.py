@@ -17,9 +17,11 @@ from camfast.inputs import Batch, normal_tensors
 from camfast.optimize.compiled import Compiled
 from camfast.optimize.split import Parts
 from camfast.passes import ForwardPass, GradientPass, Select
+from camfast.rest import Rest
 from camfast.structure import is_hooked
 from camfast.tail import Tail
 from camfast.targets import Classes, Scores
+from camfast.trace import Trace
 
 Result = TypeVar("Result")
 
@@ -33,8 +35,18 @@ class Runner(Protocol):
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         """Activations, output, and the gradients of the scores of the targets."""
 
+    def output(self, batch: Batch) -> Tensor:
+        """The output alone."""
+
     def troubles(self) -> list[str | None]:
         """What has turned out to be impossible, if anything has."""
+
+
+class ModelRunner(Runner, Protocol):
+    """A runner that can also begin in the middle."""
+
+    def rest(self, name: str) -> Rest:
+        """What follows a layer, by itself; the model itself runs, whatever runs otherwise."""
 
 
 class Hooked:
@@ -51,7 +63,10 @@ class Hooked:
         select: Select,
         tail: Tail | None,
         watched: tuple[nn.Module, ...],
+        traced: Trace | None = None,
     ) -> None:
+        self._traced = traced
+        self._rests: dict[str, Rest] = {}
         self._model = model
         self._layers = layers
         self._select = select
@@ -71,6 +86,14 @@ class Hooked:
             self._model, self._layers, batch, self._select, targets.score, self._graph_before_layer
         )
         return result
+
+    def output(self, batch: Batch) -> Tensor:
+        return passes.forward(self._model, {}, batch, self._select).output
+
+    def rest(self, name: str) -> Rest:
+        if name not in self._rests:
+            self._rests[name] = Rest(self._model, name, self._layers[name], self._select, self._traced)
+        return self._rests[name]
 
     def troubles(self) -> list[str | None]:
         return []
@@ -94,6 +117,9 @@ class Converting:
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         found = self._inner.gradient(normal_tensors(batch).map(self._convert), targets)
         return dataclasses.replace(found, output=found.output.to(self._output_type))
+
+    def output(self, batch: Batch) -> Tensor:
+        return self._inner.output(normal_tensors(batch).map(self._convert)).to(self._output_type)
 
     def troubles(self) -> list[str | None]:
         return self._inner.troubles()
@@ -131,6 +157,9 @@ class Split:
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         samples, batch = len(batch), self._sized(batch)
         return self._gradient(batch, targets.padded(len(batch))).first(samples)
+
+    def output(self, batch: Batch) -> Tensor:
+        return self.forward(batch).output
 
     def troubles(self) -> list[str | None]:
         return [
@@ -194,7 +223,7 @@ class Split:
 class Guarded:
     """A runner, and another that takes over for good where the first one fails and the other does not."""
 
-    def __init__(self, preferred: Runner, otherwise: Runner) -> None:
+    def __init__(self, preferred: Runner, otherwise: ModelRunner) -> None:
         self.preferred: Runner | None = preferred
         self._otherwise = otherwise
         self._trouble: str | None = None
@@ -204,6 +233,12 @@ class Guarded:
 
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         return self._tried(lambda runner: runner.gradient(batch, targets))
+
+    def output(self, batch: Batch) -> Tensor:
+        return self._tried(lambda runner: runner.output(batch))
+
+    def rest(self, name: str) -> Rest:
+        return self._otherwise.rest(name)
 
     def troubles(self) -> list[str | None]:
         return [self._trouble, *([] if self.preferred is None else self.preferred.troubles())]

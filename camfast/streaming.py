@@ -12,18 +12,18 @@ from camfast.explanation import Explanation
 from camfast.targets import Target, check_targets, is_sequence
 
 if TYPE_CHECKING:
-    from camfast.engine import Engine, Size
+    from camfast.explainer import Explainer, Size
 
 
 def stream(
-    engine: Engine,
+    engine: Explainer,
     samples: Iterable[Any],
     batch_size: int,
     targets: Target,
     size: Size | None,
     device: torch.device | str | None,
 ) -> Iterator[Explanation]:
-    """See :meth:`camfast.engine.Engine.stream`."""
+    """See :meth:`camfast.explainer.Explainer.stream`."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}; expected a whole number of at least 1")
     if isinstance(samples, Tensor) and samples.dim() != 4:
@@ -42,7 +42,7 @@ def stream(
 
 
 def _explained(
-    engine: Engine, samples: Iterable[Any], buffers: _Buffers, targets: Target, size: Size | None
+    engine: Explainer, samples: Iterable[Any], buffers: _Buffers, targets: Target, size: Size | None
 ) -> Iterator[Explanation]:
     waiting: Tensor | None = None  # the first sample that did not fit the batch before
     source = enumerate(samples)

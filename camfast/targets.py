@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from camfast.outputs import PerSample
+from camfast.scores import BatchTarget, LogitTarget
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -31,7 +34,7 @@ class TopK:
 
 Target: TypeAlias = (
     "int | Sequence[int] | Sequence[Sequence[int]] | Tensor | TopK | Callable[[Tensor], Tensor] | "
-    "Sequence[Callable[[Tensor], Tensor]] | None"
+    "Sequence[Callable[[Tensor], Tensor]] | Classes | Scores | None"
 )
 
 _EXPECTED = (
@@ -57,6 +60,11 @@ class Classes:
 
     def resolve(self, output: Tensor) -> Tensor:
         """The classes of every sample, [N] or [N, K], int64 on the device of the output."""
+        if isinstance(output, PerSample):
+            raise ValueError(
+                f"the model returns a list of {len(output)}, one entry a sample, which has no classes; give targets as "
+                "callables that map an entry to a scalar (BoxTarget, say)"
+            )
         if output.dim() != 2:
             raise ValueError(
                 f"the model's output has shape {list(output.shape)}; expected [N, classes]. Give targets as callables "
@@ -102,6 +110,10 @@ class Classes:
         """Those of some of the samples."""
         return self if self.indices is None else Classes(self.indices[begin:end])
 
+    def repeated(self, times: int) -> Classes:
+        """Those of the whole batch, so many times."""
+        return self if self.indices is None else Classes(self.indices.repeat(times, *[1] * (self.indices.dim() - 1)))
+
     def padded(self, samples: int) -> Classes:
         """Those of a batch whose last sample is repeated until there are so many."""
         if self.indices is None or len(self.indices) == samples:
@@ -122,11 +134,18 @@ class Scores:
             raise ValueError(
                 f"the model's output has shape {list(output.shape)}; expected {len(self.functions)} samples along dim 0"
             )
+        shared = self.functions[0] if self.functions else None
+        if isinstance(shared, BatchTarget) and all(function is shared for function in self.functions):
+            return shared.of_batch(output), None
         return torch.stack([self._scalar(i, f, output[i]) for i, f in enumerate(self.functions)]), None
 
     def part(self, begin: int, end: int) -> Scores:
         """Those of some of the samples."""
         return Scores(self.functions[begin:end])
+
+    def repeated(self, times: int) -> Scores:
+        """Those of the whole batch, so many times."""
+        return Scores([*self.functions] * times)
 
     def padded(self, samples: int) -> Scores:
         """Those of a batch whose last sample is repeated until there are so many."""
@@ -149,10 +168,14 @@ def check_targets(targets: Any, samples: int) -> Classes | Scores:
     Raises:
         ValueError: a wrong length, or something that is neither a class nor a callable.
     """
+    if isinstance(targets, (Classes, Scores)):
+        return targets
     if targets is None:
         return Classes(None)
     if isinstance(targets, TopK):
         return Classes(None, targets.k)
+    if isinstance(targets, LogitTarget):
+        return Classes(torch.full((samples,), targets.category))
     if callable(targets) and not isinstance(targets, Tensor):
         return Scores([targets] * samples)
     if isinstance(targets, Tensor):
@@ -160,6 +183,8 @@ def check_targets(targets: Any, samples: int) -> Classes | Scores:
     if is_sequence(targets):
         given = list(targets)
         _check_length(len(given), samples)
+        if given and all(isinstance(target, LogitTarget) for target in given):
+            return Classes(torch.tensor([target.category for target in given], dtype=torch.int64))
         if given and all(map(callable, given)):
             return Scores(given)
         if any(map(callable, given)):

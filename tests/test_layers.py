@@ -8,7 +8,9 @@ from torch import nn
 
 import camfast
 from camfast.inputs import check_inputs
-from camfast.layers import find_target_layer, resolve_layers, trace_layers
+from camfast.layer_runs import trace_layers
+from camfast.layers import resolve_layers
+from camfast.target_layer import find_target_layer
 
 
 def found_in(model, x):
@@ -64,7 +66,7 @@ def test_a_model_without_feature_maps():
         camfast.GradCAM(model)(torch.randn(1, 3, 2, 2))
 
 
-def test_channels_last_are_not_taken_for_a_feature_map():
+def test_channels_last_are_read_as_such():
     class Swinlike(nn.Module):
         def __init__(self):
             super().__init__()
@@ -73,21 +75,18 @@ def test_channels_last_are_not_taken_for_a_feature_map():
         def forward(self, x):
             return self.head(self.norm(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
 
-    with pytest.raises(ValueError, match=r"layer 'norm' puts out \[1, 4, 4, 8\], channels last; .* reshape_transform"):
-        camfast.GradCAM(Swinlike())(torch.randn(1, 3, 16, 16))
-    with pytest.raises(
-        ValueError, match=r"layer 'norm' puts out .* channels last; give reshape_transform=lambda t: t.perm"
-    ):
-        camfast.GradCAM(Swinlike(), "norm")(torch.randn(1, 3, 16, 16))
-    cam = camfast.GradCAM(Swinlike(), "norm", reshape_transform=lambda t: t.permute(0, 3, 1, 2))
-    assert cam(torch.randn(1, 3, 16, 16)).shape == (1, 16, 16)
+    model, x = Swinlike(), torch.randn(2, 3, 16, 16)
+    expected = camfast.GradCAM(model, "norm", reshape_transform=lambda t: t.permute(0, 3, 1, 2))(x)
+    cam = camfast.GradCAM(model)
+    assert cam(x).equal(expected)
+    assert cam.target_layers == ["norm"]
+    assert camfast.GradCAM(model, "norm")(x).equal(expected)
 
 
 def test_timm_models_with_channels_last():
     timm = pytest.importorskip("timm")
     x = torch.randn(1, 3, 224, 224)
-    with pytest.raises(ValueError, match=r"'norm' puts out \[1, 7, 7, 768\], channels last"):
-        camfast.GradCAM(timm.create_model("swin_tiny_patch4_window7_224"))(x)
+    assert found_in(timm.create_model("swin_tiny_patch4_window7_224"), x) == "norm"
     assert found_in(timm.create_model("convnext_atto"), x) == "stages"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,11 +48,7 @@ def split(trace: Trace, whole: bool, dtype: torch.dtype | None) -> Parts:
     first = [name for name, node in trace.layers.items() if node in begin]
     later = [name for name, node in trace.layers.items() if node in dependent]
     leading = [node for node in trace.graph.nodes if node not in dependent and node.op != "output"]
-    carried = [
-        node
-        for node in leading
-        if node not in begin and node.op != "get_attr" and any(user in dependent for user in node.users)
-    ]
+    carried = _carried(leading, begin, dependent)
     inputs = [node for node in leading if node.op == "placeholder"]
     results = [*begin, *carried] if whole else begin
     # A copy, as what is done to it must not reach the model.
@@ -62,6 +59,24 @@ def split(trace: Trace, whole: bool, dtype: torch.dtype | None) -> Parts:
     results = [trace.output, *(trace.layers[name] for name in later)]
     after = _part(trace, [*begin, *carried], trailing, results, kept=list(trace.layers.values()))
     return Parts(before, first, copied(after, dtype), later)
+
+
+def rest_of(trace: Trace, name: str) -> tuple[fx.GraphModule | None, fx.GraphModule]:
+    """What follows a layer, by itself, on the model's own weights.
+
+    The second graph takes what the layer put out, and then all else that it needs from before; the first one, which is
+    None where that is nothing, makes it from the tensors of a batch. What is put in is never changed in place.
+    """
+    alone = dataclasses.replace(trace, layers={name: trace.layers[name]})
+    (layer,), dependent = _after_layers(alone)
+    leading = [node for node in trace.graph.nodes if node not in dependent and node.op != "output"]
+    carried = _carried(leading, [layer], dependent)
+    trailing = [node for node in trace.graph.nodes if node in dependent or node.op == "get_attr"]
+    after = copied(_part(alone, [layer, *carried], trailing, [trace.output], kept=[layer, *carried]), None)
+    if not carried:
+        return None, after
+    inputs = [node for node in leading if node.op == "placeholder"]
+    return copied(_part(alone, inputs, leading, carried, kept=[]), None), after
 
 
 def copied(module: Module, dtype: torch.dtype | None) -> Module:
@@ -94,6 +109,15 @@ def _after_layers(trace: Trace) -> tuple[list[fx.Node], set[fx.Node]]:
         elif node in trace.layers.values():
             begin.append(node)
     return begin, dependent
+
+
+def _carried(leading: list[fx.Node], begin: list[fx.Node], dependent: set[fx.Node]) -> list[fx.Node]:
+    """What is needed after the layers beside what they put out."""
+    return [
+        node
+        for node in leading
+        if node not in begin and node.op != "get_attr" and any(user in dependent for user in node.users)
+    ]
 
 
 def _part(

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import av
 
 from camfast.backends import serving
-from camfast.engine import Engine
 from camfast.errors import InputError, OutputError
+from camfast.explainer import Explainer
 from camfast.files import check_output
 from camfast.methods import GradCAM
 from camfast.models import LoadedModel, check_model
@@ -48,7 +48,7 @@ def annotate_video(
     output: str | Path,
     model: LoadedModel,
     *,
-    cam: Engine | None = None,
+    cam: Explainer | None = None,
     target: Target = None,
     topk: int = 1,
     batch_size: int = 8,
@@ -213,7 +213,7 @@ def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
 
 
 def _what_decides(
-    source: str | Path, model: LoadedModel, cam: Engine, watching: Watching, encoding: Encoding, drawn: list[Any]
+    source: str | Path, model: LoadedModel, cam: Explainer, watching: Watching, encoding: Encoding, drawn: list[Any]
 ) -> dict[str, Any]:
     """Everything that the output depends on, by a name that an error can say."""
     file = None if is_live(source) or not Path(source).exists() else Path(source).stat()

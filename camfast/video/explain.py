@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camfast.engine import Engine
+from camfast.explainer import Explainer
 from camfast.files import check_input
 from camfast.methods import GradCAM
 from camfast.models import LoadedModel, check_model
@@ -74,7 +74,7 @@ def explain_video(
     source: str | Path,
     model: LoadedModel,
     *,
-    cam: Engine | None = None,
+    cam: Explainer | None = None,
     target: Target = None,
     topk: int = 1,
     batch_size: int = 8,
@@ -113,7 +113,7 @@ def explain_video(
 def _explained(
     source: str | Path,
     model: LoadedModel,
-    cam: Engine,
+    cam: Explainer,
     watching: Watching,
     start: float,
     duration: float | None,

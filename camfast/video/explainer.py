@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camfast.engine import Engine
+from camfast.explainer import Explainer
 from camfast.models import LoadedModel
 from camfast.video.eye import Eye
 from camfast.video.heat import Heat, drawn_ranges
@@ -43,7 +43,7 @@ def chunks(items: Iterable[Moment | Other], batch_size: int) -> Iterator[list[Mo
         yield chunk
 
 
-class Explainer:
+class FrameExplainer:
     """Explains the frames of chunks; several threads may, and targets that the first frame decides wait for it.
 
     Args:
@@ -53,7 +53,9 @@ class Explainer:
         topk: how many classes to tell.
     """
 
-    def __init__(self, model: LoadedModel, cam: Engine, target: int | Literal["first"] | None, topk: int = 1) -> None:
+    def __init__(
+        self, model: LoadedModel, cam: Explainer, target: int | Literal["first"] | None, topk: int = 1
+    ) -> None:
         self._model = model
         self._cam = cam
         self._topk = topk

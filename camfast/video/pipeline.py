@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 import av
 import torch
 
-from camfast.engine import Engine
 from camfast.errors import InputError
+from camfast.explainer import Explainer
 from camfast.models import LoadedModel
-from camfast.video.explainer import FIRST, Explainer, chunks
+from camfast.video.explainer import FIRST, FrameExplainer, chunks
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment, Skipped
 from camfast.video.over_time import BETWEEN, Between, filled_in, smoothed
@@ -78,7 +78,7 @@ class Pipeline:
         self,
         reader: VideoReader,
         model: LoadedModel,
-        cam: Engine,
+        cam: Explainer,
         watching: Watching,
         others: Iterable[Any] = (),
         skip: int = 0,
@@ -103,7 +103,7 @@ class Pipeline:
         self.eye = Eye(model.preprocess, first.picture)
         self.canvas = Canvas(first.picture)
         self.first = first.picture
-        self._explainer = Explainer(model, cam, watching.target, watching.topk)
+        self._explainer = FrameExplainer(model, cam, watching.target, watching.topk)
         on_cpu = model.device.type == "cpu"
         self._workers = Workers(torch.get_num_threads() if on_cpu else 1)
         sights = self._sights(itertools.chain(before, [first], items))

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 
-from camfast.engine import Engine
 from camfast.errors import InputError
+from camfast.explainer import Explainer
 from camfast.models import LoadedModel
 from camfast.progress import Progress
-from camfast.video.explainer import CLIP, FIRST, Explainer, Target
+from camfast.video.explainer import CLIP, FIRST, FrameExplainer, Target
 from camfast.video.pipeline import Pipeline, Watching
 from camfast.video.reader import VideoReader
 from camfast.video.sources import is_live
@@ -33,7 +33,7 @@ def settled_target(target: Target, *where: Any, quiet: bool) -> int | Literal["f
 def top_class_of(
     source: str | Path,
     model: LoadedModel,
-    cam: Engine,
+    cam: Explainer,
     batch_size: int,
     stride: int,
     start: float,
@@ -48,7 +48,7 @@ def top_class_of(
     """
     if is_live(source):
         raise InputError(f"target={CLIP!r} reads the video twice, which {source!r} cannot be; give a file, or 'first'")
-    explainer = Explainer(model, cam, None)
+    explainer = FrameExplainer(model, cam, None)
     total: torch.Tensor | None = None
     watching = Watching(None, batch_size=batch_size, stride=stride)
     with (
