@@ -5,16 +5,62 @@
 >>> heatmaps = cam(x)                        # doctest: +SKIP
 """
 
-from camfast import ops, reference
+from camfast import metrics, ops, reference
 from camfast.allocator import keep_memory
+from camfast.attribution import Attribution
 from camfast.backends import backends
+from camfast.dense_scores import BoxTarget, SegmentationTarget
 from camfast.explanation import Explanation
 from camfast.hooks import capture
-from camfast.methods import CAM, METHODS, GradCAM, explain
+from camfast.methods import (
+    CAM,
+    FEM,
+    ISCAM,
+    KPCACAM,
+    METHODS,
+    SESS,
+    SSCAM,
+    AblationCAM,
+    AugmentationSmooth,
+    DeepFeatureFactorization,
+    EigenCAM,
+    EigenGradCAM,
+    ElementwiseGradCAM,
+    Factorization,
+    FinerCAM,
+    FullGrad,
+    GradCAM,
+    GradCAMPlusPlus,
+    GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
+    LeGrad,
+    RandomCAM,
+    ReciproCAM,
+    RefineCAM,
+    ScoreCAM,
+    SegEigenCAM,
+    ShapleyCAM,
+    SmoothGradCAMPlusPlus,
+    XGradCAM,
+    explain,
+)
 from camfast.models import LoadedModel, load_model
 from camfast.plan import Plan
 from camfast.plots import panels
 from camfast.render import overlay, overlay_, overlay_yuv420_
+from camfast.scores import (
+    BinaryTarget,
+    ContrastTarget,
+    DifferenceTarget,
+    LogitTarget,
+    MultiLabelTarget,
+    RawTarget,
+    ReSTTarget,
+    SimilarityTarget,
+    SoftmaxTarget,
+)
 from camfast.targets import TopK
 from camfast.video import annotate_video, explain_video
 
@@ -22,12 +68,52 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAM",
+    "FEM",
+    "ISCAM",
+    "KPCACAM",
     "METHODS",
+    "SESS",
+    "SSCAM",
+    "AblationCAM",
+    "Attribution",
+    "AugmentationSmooth",
+    "BinaryTarget",
+    "BoxTarget",
+    "ContrastTarget",
+    "DeepFeatureFactorization",
+    "DifferenceTarget",
+    "EigenCAM",
+    "EigenGradCAM",
+    "ElementwiseGradCAM",
     "Explanation",
+    "Factorization",
+    "FinerCAM",
+    "FullGrad",
     "GradCAM",
+    "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
+    "LayerCAM",
+    "LeGrad",
     "LoadedModel",
+    "LogitTarget",
+    "MultiLabelTarget",
     "Plan",
+    "RandomCAM",
+    "RawTarget",
+    "ReSTTarget",
+    "ReciproCAM",
+    "RefineCAM",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "SegmentationTarget",
+    "ShapleyCAM",
+    "SimilarityTarget",
+    "SmoothGradCAMPlusPlus",
+    "SoftmaxTarget",
     "TopK",
+    "XGradCAM",
     "annotate_video",
     "backends",
     "capture",
@@ -35,6 +121,7 @@ __all__ = [
     "explain_video",
     "keep_memory",
     "load_model",
+    "metrics",
     "ops",
     "overlay",
     "overlay_",

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from camfast import __version__, cli_video, demo
+from camfast import __version__, cli_bench, cli_video, demo
 from camfast.allocator import keep_memory
 from camfast.arguments import fraction, path, whole_number
 from camfast.colors import check_colormap
-from camfast.engine import Engine
 from camfast.environment import report
 from camfast.errors import CamfastError
 from camfast.exits import FAILURE, INTERRUPTED, SUCCESS, TERMINATED, fail
+from camfast.explainer import Explainer
 from camfast.files import make_folder
 from camfast.layer_table import layer_table
 from camfast.methods import METHODS, get_method
@@ -37,6 +37,7 @@ examples:
   camfast image cat.jpg -o explained --target "tabby"      what speaks for one class
   camfast video in.mp4 -o out.mp4 --model resnet50         the overlay of every frame
   camfast layers resnet50                                  layers that can be explained
+  camfast bench --metrics                                  which method is the fastest, and which the best
   camfast env                                              versions, what was built, what is usable
 """
 
@@ -135,6 +136,10 @@ def build_parser() -> argparse.ArgumentParser:
     layers.add_argument("model", metavar="MODEL", help="efficientnet_lite0, a torchvision model, or timm:NAME")
     layers.add_argument("--all", action="store_true", help="also layers without a feature map")
     layers.set_defaults(run=_layers)
+
+    bench = _command(commands, "bench", "compare methods: speed, and how good they are", cli_bench.EXAMPLES)
+    cli_bench.add_arguments(bench)
+    bench.set_defaults(run=cli_bench.run)
 
     demo = _command(commands, "demo", "explain a photo and a video that come with the demo packages", "camfast demo")
     demo.add_argument("-o", "--output", metavar="DIR", type=path, default=Path("out/demo"), help="default: out/demo")
@@ -263,7 +268,7 @@ def _env(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
-def _load(options: argparse.Namespace) -> tuple[LoadedModel, Engine]:
+def _load(options: argparse.Namespace) -> tuple[LoadedModel, Explainer]:
     """The model and the engine on it, from the options that the commands share."""
     method = get_method(options.method)
     check_colormap(options.colormap)

@@ -2,24 +2,111 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from torch import nn
 
-from camfast.engine import Engine, Size
+from camfast.explainer import Explainer, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
+from camfast.methods.ablation import AblationCAM
+from camfast.methods.augmented import AugmentationSmooth
 from camfast.methods.cam import CAM
+from camfast.methods.dff import DeepFeatureFactorization, Factorization
+from camfast.methods.eigen import EigenCAM, EigenGradCAM, SegEigenCAM
+from camfast.methods.fem import FEM
+from camfast.methods.finer import FinerCAM
+from camfast.methods.fullgrad import FullGrad
 from camfast.methods.gradcam import GradCAM
+from camfast.methods.guided import GuidedBackprop, GuidedGradCAM
+from camfast.methods.kpca import KPCACAM
+from camfast.methods.legrad import LeGrad
+from camfast.methods.random import RandomCAM
+from camfast.methods.recipro import ReciproCAM
+from camfast.methods.refine import RefineCAM
+from camfast.methods.rules import ElementwiseGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from camfast.methods.score import ISCAM, SSCAM, ScoreCAM
+from camfast.methods.sess import SESS
+from camfast.methods.shapley import ShapleyCAM
+from camfast.methods.smooth import SmoothGradCAMPlusPlus
 from camfast.suggest import did_you_mean
 from camfast.targets import Target
 
-METHODS: dict[str, type[Engine]] = {"gradcam": GradCAM, "cam": CAM}
+Method: TypeAlias = Callable[..., Explainer]
+"""A class of the family: a model first, then ``target_layers`` and ``reshape_transform``, and options by name."""
 
-__all__ = ["CAM", "METHODS", "GradCAM", "explain", "get_method"]
+METHODS: dict[str, Method] = {
+    "gradcam": GradCAM,
+    "gradcam++": GradCAMPlusPlus,
+    "smoothgradcam++": SmoothGradCAMPlusPlus,
+    "xgradcam": XGradCAM,
+    "hirescam": HiResCAM,
+    "elementwise": ElementwiseGradCAM,
+    "layercam": LayerCAM,
+    "shapleycam": ShapleyCAM,
+    "cam": CAM,
+    "finercam": FinerCAM,
+    "refinecam": RefineCAM,
+    "sess": SESS,
+    "augmented": AugmentationSmooth,
+    "eigencam": EigenCAM,
+    "eigengradcam": EigenGradCAM,
+    "segeigencam": SegEigenCAM,
+    "kpcacam": KPCACAM,
+    "fem": FEM,
+    "scorecam": ScoreCAM,
+    "sscam": SSCAM,
+    "iscam": ISCAM,
+    "ablationcam": AblationCAM,
+    "reciprocam": ReciproCAM,
+    "fullgrad": FullGrad,
+    "guidedbackprop": GuidedBackprop,
+    "guidedgradcam": GuidedGradCAM,
+    "legrad": LeGrad,
+    "random": RandomCAM,
+}
+"""Every method, by the name that :func:`explain` and the command line know; what each does is in docs/methods.md."""
+
+__all__ = [
+    "CAM",
+    "FEM",
+    "ISCAM",
+    "KPCACAM",
+    "METHODS",
+    "SESS",
+    "SSCAM",
+    "AblationCAM",
+    "AugmentationSmooth",
+    "DeepFeatureFactorization",
+    "EigenCAM",
+    "EigenGradCAM",
+    "ElementwiseGradCAM",
+    "Factorization",
+    "FinerCAM",
+    "FullGrad",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
+    "LayerCAM",
+    "LeGrad",
+    "Method",
+    "RandomCAM",
+    "ReciproCAM",
+    "RefineCAM",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+    "SmoothGradCAMPlusPlus",
+    "XGradCAM",
+    "explain",
+    "get_method",
+]
 
 
-def get_method(name: str) -> type[Engine]:
+def get_method(name: str) -> Method:
     """The class of a method, by its name.
 
     Raises:
@@ -48,11 +135,11 @@ def explain(
     Args:
         model: the model.
         x: what the model takes: images [N, C, H, W], or several inputs; see :meth:`camfast.GradCAM.explain`.
-        method: ``"gradcam"`` or ``"cam"``.
+        method: a name in ``camfast.METHODS``: ``"gradcam"``, ``"layercam"``, ``"scorecam"``, …
         targets: what to explain; see :meth:`camfast.GradCAM.explain`.
         size: (height, width) of the heatmaps; None takes that of ``x``, ``"layer"`` that of the target layer.
         normalize: stretch every map to [0, 1].
         options: passed to the method's class: ``target_layers``, ``reshape_transform``, ``output``,
-            ``optimize``, ``precision``, ``graphs``.
+            ``optimize``, ``precision``, ``graphs``, and what the method itself takes.
     """
     return get_method(method)(model, **options).explain(x, targets, size=size, normalize=normalize)

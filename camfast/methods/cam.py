@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camfast import ops
 from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
+from camfast.maps import weighted
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
 
@@ -50,9 +50,7 @@ class CAM(Engine):
         with torch.inference_mode(False), torch.no_grad():
             indices = targets.resolve(result.output)
             weights = head.weight.detach()[indices]
-            heatmaps, ranges = ops.cam(
-                activations, weights=weights, size=form.size, relu=False, normalize=form.normalize
-            )
+            heatmaps, ranges = self.joined([weighted(activations, weights=weights, relu=False)], form)
         return Explanation(heatmaps.float(), result.output, indices, ranges.float())
 
     def _head(self, activations: Tensor, output: Tensor) -> nn.Linear | None:
@@ -66,7 +64,7 @@ def _is_pooled_linear(activations: Tensor, head: nn.Linear, output: Tensor) -> b
     if activations.shape[1] != head.in_features:
         return False
     with torch.no_grad():
-        computed = head(activations.float().mean(dim=(2, 3)).to(head.weight.dtype)).float()
+        computed = head(activations.float().flatten(2).mean(dim=2).to(head.weight.dtype)).float()
     logits = output.float()
     if computed.shape != logits.shape:
         return False

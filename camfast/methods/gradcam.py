@@ -1,18 +1,15 @@
-"""Methods whose channel weights come from gradients."""
+"""Grad-CAM, and what all methods take as arguments."""
 
 from __future__ import annotations
 
-import functools
+from torch import Tensor
 
-from camfast import ops
-from camfast.engine import Engine, combine
-from camfast.explanation import Explanation, MapForm
-from camfast.inputs import Batch
-from camfast.runners import Runner
-from camfast.targets import Classes, Scores
+from camfast.maps import LayerMap
+from camfast.methods.base import RuleMethod
+from camfast.passes import GradientPass
 
 
-class GradCAM(Engine):
+class GradCAM(RuleMethod):
     """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
 
     A channel's weight is the mean over positions of the gradient of the score; the map is the weighted sum of the
@@ -28,11 +25,12 @@ class GradCAM(Engine):
     Args:
         model: any module that maps [N, C, H, W] to logits [N, classes]. DataParallel and ``torch.compile`` wrappers
             are looked through: the module inside runs, eagerly, on its own device.
-        target_layers: modules or dotted names; None finds the last layer with a feature map at the first call.
-            Several layers are normalized each, at their own size, averaged, and normalized again. A layer that runs
-            several times in one forward pass counts with its last run.
+        target_layers: modules or dotted names; None finds the last layer with a feature map at the first call, or, of a
+            transformer, what enters the last attention. Several layers are normalized each, at their own size,
+            averaged, and normalized again. A layer that runs several times in one forward pass counts with its last
+            run.
         reshape_transform: makes [N, C, h, w] of what the layer puts out, and of its gradient, where it is not that
-            already (the tokens of a transformer, say).
+            already. Channels that come last, and tokens, are read as maps without it where there is no doubt.
         output: which part of the model's output has the logits, where that is not a tensor: a key, an index, or a
             callable.
         optimize: ``"none"``: the model itself runs. ``"inference"``: a copy of it, with BatchNorm folded into
@@ -44,6 +42,9 @@ class GradCAM(Engine):
             Heatmaps are float32, and logits have the model's precision, always.
         graphs: record explanations on a CUDA device as CUDA graphs, one for every shape, and replay them. A batch
             smaller than the one recorded is padded.
+        eigen_smooth: the map is the first principal component of the weighted activations, where it would be their
+            sum: what varies together over the channels stays, the rest, taken for noise, goes. Its sign is that of
+            :func:`camfast.projection.first_component`.
 
     Raises:
         TypeError: ``model`` is not a module, or is a ScriptModule.
@@ -53,15 +54,7 @@ class GradCAM(Engine):
 
     rule = "gradcam"
 
-    def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
-        result = runner.gradient(batch, targets)
-        maps = []
-        for name, activations in result.activations.items():
-            feature_maps = self._feature_maps(name, activations)
-            if result.mean is not None:  # which is the weight of a channel
-                maps.append(functools.partial(ops.cam, feature_maps, weights=result.mean))
-            else:
-                gradients = self._gradient_maps(name, result.gradients[name], activations)
-                maps.append(functools.partial(ops.cam, feature_maps, gradients, rule=self.rule))
-        heatmaps, ranges = combine(maps, form)
-        return Explanation(heatmaps.float(), result.output, result.targets, ranges.float())
+    def _map_of(self, name: str, activations: Tensor, result: GradientPass) -> LayerMap:
+        if result.mean is not None:  # which is the weight of a channel
+            return self._form(self._feature_maps(name, activations), weights=result.mean)
+        return super()._map_of(name, activations, result)

@@ -1,0 +1,39 @@
+"""RefineCAM: the maps of several layers multiplied, so that deep ones tell what and early ones tell where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from camfast.explainer import Size
+from camfast.explanation import Explanation
+from camfast.inputs import Inputs
+from camfast.maps import multiplied
+from camfast.methods.composite import Composite
+from camfast.targets import Target
+
+
+class RefineCAM(Composite):
+    """RefineCAM (https://arxiv.org/abs/2605.14641).
+
+    The maps of all layers, each stretched to [0, 1] at the size of the image, are multiplied, from one pass.
+
+    Args:
+        args: as for :class:`camfast.GradCAM`, with two target layers or more.
+        method: the method that makes the maps, by name or class.
+        options: as for that method.
+
+    Raises:
+        ValueError: less than two target layers.
+    """
+
+    def __init__(self, *args: Any, method: Any = "gradcam++", **options: Any) -> None:
+        super().__init__(*args, method=method, **options)
+        if len(self.engine.target_layers or ()) < 2:
+            raise ValueError(
+                f"target_layers={self.engine.target_layers}; RefineCAM multiplies the maps of two layers or more: give "
+                'them, for example target_layers=["layer2", "layer3", "layer4"] of a ResNet'
+            )
+        self.engine.joined = multiplied
+
+    def _explain(self, x: Inputs, targets: Target, size: Size | None, normalize: bool) -> Explanation:
+        return self.engine.explain(x, targets, size=size, normalize=normalize)
