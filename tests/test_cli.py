@@ -369,7 +369,11 @@ def test_layers(run):
     assert any(re.fullmatch(r"> layer4 +Sequential +\[1, 512, 7, 7\]", line) for line in lines)
     assert not any(" fc " in line for line in lines)
     assert " fc " in run("layers", "resnet18", "--all")[1]
-    assert "no default: the model turns feature maps into tokens" in run("layers", "vit_b_32")[1]
+    lines = run("layers", "vit_b_32")[1].splitlines()
+    layer = r"encoder\.layers\.encoder_layer_11\.ln_1"
+    assert any(re.fullmatch(rf"> {layer} +LayerNorm +\[1, 50, 768\] +tokens: 7 × 7 after 1", line) for line in lines)
+    assert any(re.fullmatch(r"  conv_proj +Conv2d +\[1, 768, 7, 7\]", line) for line in lines)
+    assert not any("heads" in line for line in lines)
     code, _, err = run("layers", "resnet")
     assert code == 1
     assert err.startswith("camfast: error: model 'resnet' is unknown; did you mean resnet")
