@@ -41,7 +41,10 @@ def interleaved(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> 
 
 
 def in_turns(
-    contenders: Mapping[str, Callable[[int], float]], seconds: float, turn: float = TURN_SECONDS
+    contenders: Mapping[str, Callable[[int], float]],
+    seconds: float,
+    turn: float = TURN_SECONDS,
+    least_rounds: int = LEAST_ROUNDS,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
 
@@ -51,12 +54,13 @@ def in_turns(
         contenders: what tells the seconds of a call from some calls, by name.
         seconds: about how long to spend on each.
         turn: how long a turn is, for calls that are shorter.
+        least_rounds: how many rounds there are at least.
     """
     turns = {name: max(1, round(turn / max(call(1), 1e-7))) for name, call in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds * len(contenders)
     shuffled, order = random.Random(0), list(contenders)
-    while time.perf_counter() < end or len(next(iter(samples.values()))) < LEAST_ROUNDS:
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < least_rounds:
         shuffled.shuffle(order)
         for name in order:
             samples[name].append(1e3 * contenders[name](turns[name]))

@@ -1,6 +1,6 @@
-"""README's tables and pictures, from the committed results.
+"""The tables and pictures of README and docs, from the committed results.
 
-python benchmarks/tables.py          # writes tables into README.md, and pictures into docs/
+python benchmarks/tables.py          # writes tables into the pages, and pictures into docs/
 python benchmarks/tables.py --check  # says whether the tables are what the results give; exit code 1 where not
 """
 
@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from engine_tables import engine_table
+from methods_tables import methods_table
 from video_tables import video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
+PAGES = (ROOT / "README.md", ROOT / "docs/methods.md")
 BLOCK = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -69,7 +71,7 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}×"
 
 
-TABLES = {"op": op_table, "engine": engine_table, "video": video_table}
+TABLES = {"op": op_table, "engine": engine_table, "video": video_table, "methods": methods_table}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def filled(text: str) -> str:
-    """README with every table as the results give it."""
+    """A page with every table as the results give it."""
 
     def block(found: re.Match[str]) -> str:
         results = read(found[2])
@@ -89,7 +91,7 @@ def filled(text: str) -> str:
 
 
 def draw_pictures(text: str) -> None:
-    """Those of README's tables that README shows."""
+    """Those of a page's tables that the page shows."""
     from engine_chart import draw  # matplotlib, which --check can do without
 
     for _, name, _ in BLOCK.findall(text):
@@ -101,15 +103,17 @@ def draw_pictures(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit code 1 where README is not up to date"
+        "--check", action="store_true", help="change nothing; exit code 1 where a page is not up to date"
     )
-    readme = ROOT / "README.md"
-    before = readme.read_text()
-    after = filled(before)
-    if parser.parse_args().check:
-        sys.exit(0 if after == before else "README.md is not what benchmarks/results give; run benchmarks/tables.py")
-    readme.write_text(after)
-    draw_pictures(after)
+    check = parser.parse_args().check
+    for page in PAGES:
+        before = page.read_text()
+        after = filled(before)
+        if check and after != before:
+            sys.exit(f"{page.name} is not what benchmarks/results give; run benchmarks/tables.py")
+        if not check:
+            page.write_text(after)
+            draw_pictures(after)
 
 
 if __name__ == "__main__":
