@@ -2,7 +2,7 @@
 # make test   environment, build, and every test
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
-# make bench  time operators, engine and video against PyTorch and the peers, 90 minutes; writes benchmarks/results,
+# make bench  time operators, engine, video and methods against PyTorch and the peers, 110 minutes; writes benchmarks/results,
 #             and the tables and the picture of README
 # make clean  remove what the above made
 
@@ -33,6 +33,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
 	$(BIN)/python benchmarks/bench_engine.py --seconds 2 --json benchmarks/results/engine-cpu.json
 	$(BIN)/python benchmarks/bench_video.py --json benchmarks/results/video-cpu.json
+	$(BIN)/python benchmarks/bench_methods.py --json benchmarks/results/methods-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
 clean:

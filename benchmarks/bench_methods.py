@@ -5,16 +5,18 @@
     python benchmarks/bench_methods.py --device cuda --json benchmarks/results/methods-h200.json
     python benchmarks/bench_methods.py --methods scorecam ablationcam
 
-ResNet-18 at 224 × 224 (ViT-B/16 for LeGrad), eager float32 for all, classes given, heatmaps of the images' size for the
-whole batch. camfast runs each method as it is by default; of the methods that run the model hundreds of times there is
-a second row, "camfast bf16", with precision="bf16". Every contender has a process of its own, and they are timed in
-turn. Whether the heatmaps are the same is what the tests say, method by method.
+ResNet-18 at 224 × 224 (ViT-B/16 for LeGrad), classes given, heatmaps of the images' size for the whole batch. camfast
+runs each method as it is by default, and where it may with optimize="inference", and in bfloat16 too; the peers run the
+model eagerly in float32. Every contender has a process of its own, and they are timed in turn. Whether the heatmaps are
+the same is what the tests say, method by method. With --json, methods that were not measured keep their rows of that
+file.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import tempfile
 import time
@@ -55,6 +57,14 @@ def bench(row: Method, device: torch.device, seconds: float) -> dict[str, Any]:
         }
 
 
+def with_others(cases: list[dict[str, Any]], path: str | None) -> list[dict[str, Any]]:
+    """Also those of an earlier run that were not measured now, in their order."""
+    if path is None or not Path(path).exists():
+        return cases
+    known = {case["method"]: case for case in [*json.loads(Path(path).read_text())["cases"], *cases]}
+    return [known[row.name] for row in ROWS if row.name in known]
+
+
 def say(what: str) -> None:
     print(f"{time.perf_counter() - _begin:6.0f} s  {what}", file=sys.stderr, flush=True)
 
@@ -69,7 +79,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     cases = [bench(BY_NAME[name], device, arguments.seconds) for name in arguments.methods]
     say("done")
-    results = {"benchmark": "methods", "machine": machine(device), "cases": cases}
+    results = {"benchmark": "methods", "machine": machine(device), "cases": with_others(cases, arguments.json)}
     print(methods_table(results))
     write(results, arguments.json)
 

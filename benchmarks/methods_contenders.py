@@ -17,7 +17,14 @@ from camfast.methods import METHODS, DeepFeatureFactorization
 
 Explain = Callable[[Tensor], Any]
 
-CAMFAST, FASTEST = "camfast", "camfast bf16"
+CAMFAST = "camfast"
+MODES: dict[str, dict[str, Any]] = {
+    CAMFAST: {},
+    "inference": {"optimize": "inference"},
+    "inference bf16": {"optimize": "inference", "precision": "bf16"},
+}
+NO_COPIES = ("shapleycam", "fullgrad", "guidedbackprop", "guidedgradcam", "legrad", "dff")
+"""Methods that go through the model in a way of their own."""
 COMPONENTS = 5
 SAMPLES = 2
 """Passes of SS-CAM and IS-CAM, and scales of SESS: more of the same take as much longer for all."""
@@ -40,16 +47,16 @@ class Method:
     model: str = "resnet18"
     batch: int = 8
     many: bool = False
-    """Whether the model runs so often that half precision is worth a row."""
+    """Whether the model runs so often that a copy of it is what the method runs anyway."""
 
     @property
     def contenders(self) -> list[str]:
         peers = {"grad-cam": self.grad_cam, "torchcam": self.torchcam, "captum": self.captum}
-        own = [CAMFAST, FASTEST] if self.many else [CAMFAST]
+        own = [CAMFAST] if self.name in NO_COPIES else [CAMFAST, "inference bf16"] if self.many else list(MODES)
         return [*own, *(name for name, known in peers.items() if known is not None)]
 
 
-BLOCKS = ("encoder.layers.encoder_layer_10", "encoder.layers.encoder_layer_11")
+BLOCKS = tuple(f"encoder.layers.encoder_layer_{n}" for n in (8, 9, 10, 11))
 TWO = ("layer3", "layer4")
 ROWS = (
     Method("gradcam", "GradCAM", "GradCAM", "LayerGradCam"),
@@ -92,14 +99,14 @@ def make(row: Method, contender: str, model: nn.Module, classes: Sequence[int]) 
         warnings.simplefilter("ignore")
         if contender in makers:
             return makers[contender](row, model, list(classes))
-        return _camfast(row, model, list(classes), contender == FASTEST)
+        return _camfast(row, model, list(classes), MODES[contender])
 
 
-def _camfast(row: Method, model: nn.Module, classes: list[int], fastest: bool) -> Explain:
+def _camfast(row: Method, model: nn.Module, classes: list[int], mode: dict[str, Any]) -> Explain:
     if row.name == "dff":
         factorization = DeepFeatureFactorization(model, row.layers[0])
         return lambda x: factorization.factorize(x, COMPONENTS).heatmaps
-    options = {**row.options, **({"precision": "bf16"} if fastest else {})}
+    options = {**row.options, **mode}
     wants_none = row.name in ("fullgrad", "guidedbackprop")
     explainer = METHODS[row.name](model, None if wants_none else list(row.layers), **options)
     return lambda x: explainer(x, classes)

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+MODES = ("inference", "inference bf16")
 PEERS = ("grad-cam", "torchcam", "captum")
 
 
 def methods_table(results: dict[str, Any]) -> str:
-    """How much longer, and with how much more memory, the peers take."""
-    rows = ["| method | camfast | in bf16 | grad-cam | torchcam | captum |", "|---|--:|--:|--:|--:|--:|"]
+    """How much faster copies are, and how much longer, and with how much more memory, the peers take."""
+    rows = [
+        "| method | camfast | inference | inference, bf16 | grad-cam | torchcam | captum |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for case in results["cases"]:
         times = {name: summary["median"] for name, summary in case["milliseconds"].items()}
         memory = case["peak_bytes"]
         cells = [
             f"{case['method']}, {case['batch']}",
             f"{_time(times['camfast'])}, {_megabytes(memory['camfast'])}",
-            f"{_time(times['camfast bf16'])}" if "camfast bf16" in times else "",
-            *(f"{times[n] / times['camfast']:.1f}×, {_megabytes(memory[n])}" if n in times else "" for n in PEERS),
+            *(f"{times[name] / times['camfast']:.2f}×" if name in times else "" for name in MODES),
+            *(f"{times[n] / times['camfast']:.2f}×, {_megabytes(memory[n])}" if n in times else "" for n in PEERS),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     machine = results["machine"]
     caption = (
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, grad-cam {machine['grad-cam']}, "
         f"torchcam {machine['torchcam']}, captum {machine['captum']}. ResNet-18 at 224 × 224, ViT-B/16 for legrad; the "
-        "number is the batch. Medians of one run in which all take turns, every contender in a process of its own; how "
-        "many times longer the peers take, and by how much memory grows at most in the first call. One pass of sscam "
-        "and iscam, two scales of sess, for all."
+        "number is the batch. Medians of one run in which all take turns, every contender in a process of its own: the "
+        "others' time over camfast's, and by how much memory grows at most in the first call. scorecam, sscam and "
+        'iscam are "inference" by default. One pass of sscam and iscam, two scales of sess, for all.'
     )
     return "\n".join([*rows, "", caption])
 

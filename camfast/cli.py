@@ -181,7 +181,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="target layer (see camfast layers); repeat it to average several: --layer layer3 --layer layer4",
     )
-    group.add_argument("--method", default="gradcam", help=f"{' or '.join(METHODS)} (default: gradcam)")
+    group.add_argument("--method", default="gradcam", help=f"one of {', '.join(METHODS)} (default: gradcam)")
     group.add_argument(
         "--optimize",
         choices=OPTIMIZE,

@@ -32,6 +32,7 @@ camfast bench                                             the speed of every met
   camfast bench --metrics deletion,road --methods gradcam,layercam --model resnet50 --images photos/
   camfast bench --metrics --json > bench.json"""
 
+_SLOWEST = ("sscam", "iscam")
 # Where the objects are is not known here.
 _METRICS = [name for name in METRICS if name != "pointing"]
 
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         metavar="NAMES",
         type=_names,
-        help=f"with commas between them (default: all that work on the model): {', '.join(METHODS)}",
+        help=f"with commas between them (default: all that work on the model, but for {' and '.join(_SLOWEST)}, which "
+        f"run it thousands of times): {', '.join(METHODS)}",
     )
     parser.add_argument(
         "--metrics",
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError: an unknown method or metric.
         InputError: a photo that cannot be used, a folder without one.
     """
-    names = list(METHODS) if options.methods is None else options.methods
+    names = [name for name in METHODS if name not in _SLOWEST] if options.methods is None else options.methods
     methods = {name.lower(): get_method(name) for name in names}
     metrics = [] if options.metrics is None else check_metrics(options.metrics)
     if "pointing" in metrics:

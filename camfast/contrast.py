@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from camfast.scores import contrast
 from camfast.targets import Classes, Scores
 
 
@@ -29,14 +30,14 @@ class Contrast:
         apart = (output.detach()[:, None] - own.detach()[:, :, None]).abs()
         apart = apart.scatter(2, flat[:, :, None], torch.inf)
         count = min(self.references, output.shape[1] - 1)
+        if count == 0:
+            raise ValueError("the model has one class, which FinerCAM cannot hold against others; use GradCAM")
         others = apart.topk(count, dim=2, largest=False).indices  # [N, K, R]
         logits = output[:, None].expand(-1, flat.shape[1], -1).gather(2, others)
-        if self.weighting == "mean":
-            reference = logits.mean(dim=2) if count else torch.zeros_like(own)
-            return (own - self.alpha * reference).reshape(classes.shape)
-        likely = output.softmax(dim=1)[:, None].expand(-1, flat.shape[1], -1).gather(2, others)
-        score = (likely * (own[:, :, None] - self.alpha * logits)).sum(dim=2) / (likely.sum(dim=2) + 1e-9)
-        return score.reshape(classes.shape)
+        likely = None
+        if self.weighting == "probability":
+            likely = output.softmax(dim=1)[:, None].expand(-1, flat.shape[1], -1).gather(2, others)
+        return contrast(own, logits, self.alpha, likely).reshape(classes.shape)
 
 
 class Contrasted(Scores):

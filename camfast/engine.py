@@ -66,6 +66,8 @@ class Engine(Explainer):
     """What the method takes beside what all take, by name."""
     joined: Callable[[Sequence[LayerMap], MapForm], tuple[Tensor, Tensor]] = staticmethod(combine)
     """Makes one heatmap of those of several layers."""
+    finding: Callable[[Sequence[LayerRun]], str | list[str]] = staticmethod(find_target_layer)
+    """Finds the target layers where none are given."""
 
     def __init__(
         self,
@@ -196,7 +198,7 @@ class Engine(Explainer):
         subject = Subject(self.model, self._layers, chosen.select, chosen.pick, self.reshape_transform is not None)
         # Whatever the caller's modes are, the plan outlives them.
         with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
-            runner, plan = make_plan(subject, normal_tensors(batch), self._options)
+            runner, plan = self._make_plan(subject, normal_tensors(batch))
             pad = self._graphs and samples_are_independent(subject, normal_tensors(batch))
         if self.reshape_transform is None:
             self._reader = MapReader(self.model, self._layers, runs)
@@ -205,6 +207,10 @@ class Engine(Explainer):
         graphs = Graphs(pad=pad) if self._graphs else None
         room = HeapRoom.shared() if batch.images.device.type == "cpu" else None
         return _Made(structure, batch.form, runner, plan, graphs, room)
+
+    def _make_plan(self, subject: Subject, batch: Batch) -> tuple[ModelRunner, Plan]:
+        """What runs the model, and why; see :func:`camfast.planner.make_plan`."""
+        return make_plan(subject, batch, self._options)
 
     @abstractmethod
     def _explain(self, runner: ModelRunner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
@@ -235,7 +241,7 @@ class Engine(Explainer):
 
     def _find_layers(self, batch: Batch) -> tuple[dict[str, nn.Module], list[LayerRun]]:
         runs = trace_sample(self.model, batch)
-        return resolve_layers(self.model, find_target_layer(runs)), runs
+        return resolve_layers(self.model, self.finding(runs)), runs
 
     def _explain_nothing(self, batch: Batch, targets: Target, form: MapForm) -> Explanation:
         # Many models reshape with -1 and cannot take an empty batch, so one blank sample shows what comes out.

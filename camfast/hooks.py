@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,16 @@ ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 @contextmanager
-def forward_hooks(modules: Iterable[nn.Module], make_hook: Callable[[int], ForwardHook]) -> Iterator[None]:
+def forward_hooks(
+    modules: Iterable[nn.Module], make_hook: Callable[[int], ForwardHook], *, before: bool = False
+) -> Iterator[None]:
     """Forward hooks for the length of a block, for this thread's forward passes only.
 
     ``make_hook(i)`` gives the hook of the i-th module. Another thread that runs the same model meanwhile does not
     reach them. Every handle is removed when the block ends, however it ends.
+
+    Args:
+        before: call the hooks before their modules run, with the arguments by position in place of the output.
     """
     owner = threading.get_ident()
     handles: list[RemovableHandle] = []
@@ -36,11 +42,19 @@ def forward_hooks(modules: Iterable[nn.Module], make_hook: Callable[[int], Forwa
 
     try:
         for index, module in enumerate(modules):
-            handles.append(module.register_forward_hook(only_here(make_hook(index))))
+            hook = only_here(make_hook(index))
+            if before:
+                handles.append(module.register_forward_pre_hook(functools.partial(_before, hook)))
+            else:
+                handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _before(hook: ForwardHook, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    return hook(module, args, args)
 
 
 @dataclass(frozen=True)
@@ -116,8 +130,8 @@ def capture(
             handle.remove()
 
 
-def require_tensor(name: str, output: Any) -> Tensor:
-    """A layer's output, if it is a floating tensor.
+def require_tensor(name: str, output: Any, does: str = "puts out") -> Tensor:
+    """A layer's output, or what it ``does`` otherwise, if it is a floating tensor.
 
     Raises:
         TypeError: it is something else.
@@ -125,16 +139,16 @@ def require_tensor(name: str, output: Any) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         found = f"a {output.dtype} tensor" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
         raise TypeError(
-            f"layer {name!r} puts out {found}; choose a layer that puts out one floating tensor, or, for an "
+            f"layer {name!r} {does} {found}; choose a layer that {does} one floating tensor, or, for an "
             "explanation, give a reshape_transform that makes one of it"
         )
     return output
 
 
-def require_tensors(name: str, output: Any) -> Any:
-    """A layer's output, if there is a floating tensor in it.
+def require_tensors(name: str, output: Any, does: str = "puts out") -> Any:
+    """A layer's output, or what it ``does`` otherwise, if there is a floating tensor in it.
 
     Raises:
         TypeError: there is none.
     """
-    return output if tensors_in(output) else require_tensor(name, output)
+    return output if tensors_in(output) else require_tensor(name, output, does)

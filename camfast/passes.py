@@ -91,6 +91,8 @@ def forward_and_gradient(
     select: Select,
     score: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     graph_before_layer: bool = False,
+    *,
+    at_inputs: bool = False,
 ) -> tuple[GradientPass, bool]:
     """One forward and one truncated backward pass.
 
@@ -104,6 +106,7 @@ def forward_and_gradient(
     Args:
         score: maps the output to scores, [N] or [N, K], and to the classes, if there are any.
         graph_before_layer: let the model build a graph from its input on.
+        at_inputs: take as activations of a layer its arguments by position, a tuple, in place of what it puts out.
 
     Raises:
         ValueError: a layer did not run, the score does not depend on it, the model was made in inference mode, or it
@@ -114,12 +117,12 @@ def forward_and_gradient(
         ready = normal_tensors(batch)
         versions = [tensor._version for tensor in ready.tensors]
         if not graph_before_layer:
-            result = _truncated(model, layers, ready, select, score, graph_before_layer=False)
+            result = _truncated(model, layers, ready, select, score, False, at_inputs)
             if result is not None:
                 return result, False
             if [tensor._version for tensor in ready.tensors] != versions:
                 raise ValueError("the model changes its input in place and holds the target layer in a no_grad block")
-        result = _truncated(model, layers, ready, select, score, graph_before_layer=True)
+        result = _truncated(model, layers, ready, select, score, True, at_inputs)
     assert result is not None  # only a pass without a graph before the layer asks for another
     return result, True
 
@@ -131,19 +134,20 @@ def _truncated(
     select: Select,
     score: Callable[[Tensor], tuple[Tensor, Tensor | None]],
     graph_before_layer: bool,
+    at_inputs: bool,
 ) -> GradientPass | None:
     """One attempt; None where the model itself switched grad mode off after the layer had switched it on."""
     with torch.set_grad_enabled(graph_before_layer):
         seen = Seen(layers, cut=True, copied=True)
-        with forward_hooks(layers.values(), seen.hook):
+        with seen.hooked(at_inputs):
             output = select(batch.call(model))
             switched_off = not torch.is_grad_enabled()
-        activations = seen.all()
-        if switched_off and not graph_before_layer:
-            return None
-        with torch.enable_grad():
-            scores, targets = score(output)
-        found = gradients_at(scores, activations)
+            activations = seen.all()
+            if switched_off and not graph_before_layer:
+                return None
+            with torch.enable_grad():
+                scores, targets = score(output)
+            found = gradients_at(scores, activations)
     lost = [name for name, gradient in zip(activations, found, strict=True) if gradient is None]
     if graph_before_layer and seen.without_grad.intersection(lost):
         raise ValueError(
@@ -246,10 +250,12 @@ class Seen:
     """Hooks that remember what layers put out and, where asked to, start the graph there."""
 
     def __init__(self, layers: Mapping[str, nn.Module], cut: bool, copied: bool) -> None:
+        self._layers = layers
         self._names = list(layers)
         self._cut = cut
         self._copied = copied
         self._activations: dict[str, Tensor] = {}
+        self._switched: list[Tensor] = []
         self.without_grad: set[str] = set()
         """Layers that ran with grad mode off."""
 
@@ -268,6 +274,35 @@ class Seen:
             return mapped(torch.clone, kept)
 
         return remember
+
+    def hook_before(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        """A hook that remembers what a layer takes by position, and starts the graph at these very tensors: what else
+        the model makes of them counts too, as of the input of a block that is also added to its output."""
+        name = self._names[index]
+
+        def remember(module: nn.Module, args: tuple[Any, ...], _: Any) -> Any:
+            self._activations[name] = require_tensors(name, args, "takes")
+            if not torch.is_grad_enabled():
+                self.without_grad.add(name)
+            torch.set_grad_enabled(True)
+            for tensor in tensors_in(args):
+                if not tensor.requires_grad:
+                    self._switched.append(tensor.requires_grad_())
+            return mapped(torch.clone, args)
+
+        return remember
+
+    @contextlib.contextmanager
+    def hooked(self, at_inputs: bool = False) -> Iterator[None]:
+        """The hooks for the length of a block, at what the layers put out or at what they take."""
+        make_hook = self.hook_before if at_inputs else self.hook
+        try:
+            with forward_hooks(self._layers.values(), make_hook, before=at_inputs):
+                yield
+        finally:
+            for tensor in self._switched:  # some may be parameters, or the user's
+                tensor.requires_grad_(False)
+            self._switched.clear()
 
     def _kept(self, activation: Tensor, args: tuple[Any, ...]) -> Tensor:
         # What is kept must be out of reach of in-place operations on what goes on through the model: on the
@@ -294,7 +329,7 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 def prepared(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no inference mode, and no compiled code for a block."""
     modules = modules_of(model)
-    with torch.inference_mode(False), _evaluating(modules), running_eagerly(modules):
+    with torch.inference_mode(False), evaluating(modules), running_eagerly(modules):
         yield
 
 
@@ -304,7 +339,7 @@ _switched: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary
 
 
 @contextlib.contextmanager
-def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode for the length of a block; afterwards every module has the mode that it had.
 
     Blocks of several threads may overlap on a model or on parts of it: the last one out switches a module back.

@@ -132,7 +132,7 @@ def _layer_map(activations: Tensor, gradients: Tensor | None, weights: Tensor | 
         assert gradients is not None  # check_cam lets one of the two through
         if rule in _PLACE_BY_PLACE:
             return _products(activations, gradients, rule).sum(dim=-3)
-        weights = _channel_weights(activations, gradients, rule)
+        weights = channel_weights(activations, gradients, rule)
     return torch.einsum("...c,...chw->...hw", weights, activations)
 
 
@@ -151,7 +151,7 @@ def weighted_activations(
         assert gradients is not None
         if rule in _PLACE_BY_PLACE:
             return _products(activations, gradients, rule)
-        weights = _channel_weights(activations, gradients, rule)
+        weights = channel_weights(activations, gradients, rule)
     return weights[..., None, None] * activations
 
 
@@ -167,8 +167,8 @@ def _products(activations: Tensor, gradients: Tensor, rule: str) -> Tensor:
     return _positive_part(gradients * activations)
 
 
-def _channel_weights(activations: Tensor, gradients: Tensor, rule: str) -> Tensor:
-    """Of the rules that give every channel one, [..., C]."""
+def channel_weights(activations: Tensor, gradients: Tensor, rule: str) -> Tensor:
+    """The weights [..., C] of the rules that give every channel one: gradcam, gradcam++ and xgradcam."""
     if rule == "gradcam":
         return gradients.mean(dim=(-2, -1))
     if rule == "xgradcam":

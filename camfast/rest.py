@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from camfast import passes
 from camfast.errors import is_out_of_memory
 from camfast.hooks import forward_hooks
 from camfast.inputs import Batch, normal_tensors
+from camfast.optimize.split import Rest as Graphs
 from camfast.optimize.split import rest_of
 from camfast.passes import Select, prepared
 from camfast.proof import distance, spared
@@ -35,7 +37,7 @@ class Rest:
         self._layer = layer
         self._select = select
         self._traced = traced
-        self._graphs: tuple[fx.GraphModule | None, fx.GraphModule] | None = None
+        self._graphs: Graphs | None = None
         self._decided = False
         self._lock = threading.Lock()
 
@@ -49,7 +51,7 @@ class Rest:
             return self._with_a_hook(batch)
         return _with_graphs(self._graphs, batch)
 
-    def _checked_graphs(self, batch: Batch) -> tuple[fx.GraphModule | None, fx.GraphModule] | None:
+    def _checked_graphs(self, batch: Batch) -> Graphs | None:
         """The graphs, if they make of activations what the model made of them, also of more than there are samples."""
         if self._traced is None:
             return None
@@ -69,9 +71,13 @@ class Rest:
         return graphs if found.shape == expected.shape and distance(expected, found) <= allowed else None
 
     def _with_a_hook(self, batch: Batch) -> Continue:
+        last = self._runs_of_the_layer(batch)
+
         def run(activations: Tensor, samples: Tensor) -> Tensor:
-            def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
-                return activations.to(output.dtype)
+            runs = itertools.count(1)
+
+            def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+                return activations.to(output.dtype) if next(runs) == last else None
 
             repeated = batch.taken(samples)
             with forward_hooks([self._layer], lambda index: replace):
@@ -79,16 +85,29 @@ class Rest:
 
         return run
 
+    def _runs_of_the_layer(self, batch: Batch) -> int:
+        """How often it runs in one forward pass: it counts with its last run."""
+        runs = itertools.count()
 
-def _with_graphs(graphs: tuple[fx.GraphModule | None, fx.GraphModule], batch: Batch) -> Continue:
-    before, after = graphs
+        def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            next(runs)
+
+        with forward_hooks([self._layer], lambda index: count):
+            normal_tensors(batch).map(torch.clone).call(self._model)
+        return next(runs)
+
+
+def _with_graphs(graphs: Graphs, batch: Batch) -> Continue:
     ready = normal_tensors(batch)
-    carried = () if before is None else before(ready.map(torch.clone).tensors)
-    dtype = next((t.dtype for t in after.parameters() if t.is_floating_point()), batch.images.dtype)
+    carried = () if graphs.before is None else graphs.before(ready.map(torch.clone).tensors)
+    dtype = next((t.dtype for t in graphs.after.parameters() if t.is_floating_point()), batch.images.dtype)
 
     def run(activations: Tensor, samples: Tensor) -> Tensor:
-        own = [_of_samples(value, samples, len(ready)) for value in carried]
-        output: Tensor = after(activations.to(dtype), *own)[0]
+        own = [
+            len(samples) if size else _of_samples(value, samples, len(ready))
+            for value, size in zip(carried, graphs.sizes, strict=True)
+        ]
+        output: Tensor = graphs.after(activations.to(dtype), *own)[0]
         return output
 
     return run

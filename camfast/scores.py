@@ -178,11 +178,20 @@ class ContrastTarget(BatchTarget):
 
     def of_batch(self, output: Tensor) -> Tensor:
         logits = _logits(self, output, [self.category, *self.others])
-        own, others = logits[:, self.category], logits[:, list(self.others)]
-        if self.weighting == "mean":
-            return own - self.alpha * others.mean(dim=1)
-        likely = logits.softmax(dim=1)[:, list(self.others)]
-        return (likely * (own[:, None] - self.alpha * others)).sum(dim=1) / (likely.sum(dim=1) + 1e-9)
+        chosen = list(self.others)
+        likely = logits.softmax(dim=1)[:, chosen] if self.weighting == "probability" else None
+        return contrast(logits[:, self.category], logits[:, chosen], self.alpha, likely)
+
+
+def contrast(own: Tensor, others: Tensor, alpha: float, likely: Tensor | None = None) -> Tensor:
+    """``own - alpha * mean of the others``, of logits [...] and [..., R].
+
+    Args:
+        likely: [..., R]: how much each of the others counts; the same where it is None.
+    """
+    if likely is None:
+        return own - alpha * others.mean(dim=-1)
+    return (likely * (own[..., None] - alpha * others)).sum(dim=-1) / (likely.sum(dim=-1) + 1e-9)
 
 
 @dataclass(frozen=True, eq=False)

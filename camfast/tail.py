@@ -8,10 +8,8 @@ through alone, on vectors.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from camfast.passes import by_name, gradients_of, weighted_gradients
 from camfast.targets import Classes, Scores
-from camfast.trace import Trace, argument, drop_unused, is_identity
+from camfast.trace import Trace, argument, drop_unused, is_batch_size, is_identity
 
 
 class NoTail(Exception):
@@ -192,26 +190,13 @@ def _source(node: fx.Node) -> fx.Node | None:
 def _flattens(node: fx.Node, copies: dict[fx.Node, fx.Node]) -> bool:
     """Whether a node is ``x.view(n, -1)`` of something pooled, ``n`` being how many samples something else has."""
     source, *sizes = node.args
-    return source in copies and len(sizes) == 2 and sizes[1:] == [-1] and _is_batch_size(sizes[0])
+    return source in copies and len(sizes) == 2 and sizes[1:] == [-1] and is_batch_size(sizes[0])
 
 
 def _asks_size(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in ("size", "dim")
     return node.target is getattr and node.args[1:] in (("shape",), ("ndim",))
-
-
-def _is_batch_size(value: Any) -> bool:
-    if not isinstance(value, fx.Node):
-        return False
-    if value.op == "call_method" and value.target == "size":
-        return value.args[1:] == (0,)
-    sizes = value.args[0]
-    if value.target is not operator.getitem or value.args[1:] != (0,) or not isinstance(sizes, fx.Node):
-        return False
-    if sizes.op == "call_method":
-        return sizes.target == "size" and len(sizes.args) == 1
-    return sizes.target is getattr and sizes.args[1:] == ("shape",)
 
 
 def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from camfast.layer_runs import LayerRun
+from camfast.tokens import Reading
 
 # What follows the last feature map without making another one.
 _NOT_FEATURES = (
@@ -67,6 +68,25 @@ def find_target_layer(runs: Sequence[LayerRun]) -> str:
     if chosen.reading is None:
         raise ValueError(f"target_layers was not given, and layer {chosen.name!r} {chosen.trouble}")
     return chosen.name
+
+
+def find_stages(runs: Sequence[LayerRun]) -> list[str]:
+    """The last layers of the last three sizes of map: the stages of a network whose maps shrink.
+
+    Raises:
+        ValueError: there are maps of one size alone.
+    """
+    runs = _backbone(runs)
+    last: dict[Reading | None, str] = {}
+    for index in _candidates(runs):
+        if runs[index].maps:
+            last.pop(runs[index].reading, None)  # so that the order is that of the last ones
+            last[runs[index].reading] = runs[index].name
+    if len(last) < 2:
+        raise ValueError(
+            "the model has maps of one size alone, so which layers to put together is not clear; give target_layers"
+        )
+    return list(last.values())[-3:]
 
 
 def _before_attention(runs: Sequence[LayerRun], candidates: Sequence[int], after: int) -> LayerRun | None:

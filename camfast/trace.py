@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -116,6 +117,20 @@ def is_identity(node: fx.Node, module: nn.Module | None) -> bool:
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     """An argument of a node, given by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def is_batch_size(value: Any) -> bool:
+    """Whether a node is ``x.size(0)``, ``x.size()[0]`` or ``x.shape[0]``."""
+    if not isinstance(value, fx.Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return value.args[1:] == (0,)
+    sizes = value.args[0]
+    if value.target is not operator.getitem or value.args[1:] != (0,) or not isinstance(sizes, fx.Node):
+        return False
+    if sizes.op == "call_method":
+        return sizes.target == "size" and len(sizes.args) == 1
+    return sizes.target is getattr and sizes.args[1:] == ("shape",)
 
 
 class _Call(nn.Module):

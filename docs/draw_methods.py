@@ -22,7 +22,8 @@ COLUMNS = 7
 TARGET = "Egyptian cat"
 OPTIONS: dict[str, dict[str, Any]] = {
     "refinecam": {"target_layers": ["_blocks.4", "_blocks.10", "_conv_head"]},
-    "sscam": {"num_samples": 4},
+    "sscam": {"num_samples": 2},
+    "iscam": {"num_samples": 2},
     "sess": {"num_scales": 4},
 }
 OF_TRANSFORMERS = ("legrad",)

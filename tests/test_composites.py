@@ -8,6 +8,7 @@ import torch
 from formula_methods import stretched, upsampled
 from nets import PooledNet
 from torch import nn
+from torchvision.models import resnet18
 
 import camfast
 from camfast.methods import (
@@ -97,6 +98,10 @@ class TestFinerCAM:
         with pytest.raises(ValueError, match=message):
             FinerCAM(net, "act2", **options)
 
+    def test_a_model_of_one_class_has_no_reference(self):
+        with pytest.raises(ValueError, match="the model has one class, which FinerCAM cannot hold against others"):
+            FinerCAM(PooledNet(classes=1).eval(), "act2")(X)
+
     def test_callables_are_refused(self, net):
         with pytest.raises(ValueError, match="targets are callables, which FinerCAM cannot hold against others"):
             FinerCAM(net, "act2")(X, lambda o: o[0])
@@ -117,7 +122,18 @@ class TestRefineCAM:
         net.zero_grad(set_to_none=True)
         close(RefineCAM(net, ["act", "act2"], method=LayerCAM)(X, [1, 3]), theirs, 1e-4)
 
-    @pytest.mark.parametrize("layers", [None, "act2", ["act2"]])
+    def test_finds_the_stages_of_a_network(self):
+        model = resnet18(num_classes=5).eval()
+        cam = RefineCAM(model)
+        cam(torch.randn(1, 3, 64, 64))
+        assert cam.target_layers == ["layer2", "layer3", "layer4"]
+
+    def test_maps_of_one_size_are_no_stages(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with pytest.raises(ValueError, match="the model has maps of one size alone"):
+            RefineCAM(model)(X)
+
+    @pytest.mark.parametrize("layers", ["act2", ["act2"]])
     def test_wants_two_layers(self, net, layers):
         with pytest.raises(ValueError, match="RefineCAM multiplies the maps of two layers or more"):
             RefineCAM(net, layers)

@@ -223,6 +223,32 @@ class TestAblationCAM:
 
         close(AblationCAM(Depends().eval(), "inner.act2")(X, [1, 3]), AblationCAM(net, "act2")(X, [1, 3]).double())
 
+    @pytest.mark.parametrize("reads_values", [False, True])
+    def test_a_layer_that_runs_several_times_counts_with_its_last_run(self, net, reads_values):
+        class Shared(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second, self.act = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 9, 3), nn.ReLU()
+                self.head = nn.Linear(9, 4)
+
+            def forward(self, x):
+                samples = x.size(0)
+                if reads_values and x.sum() > 1e9:
+                    return x
+                x = self.act(self.second(self.act(self.first(x))))
+                return self.head(x.mean((2, 3)).view(samples, -1))
+
+        torch.manual_seed(2)
+        model = Shared().eval()
+        with torch.no_grad():
+            model.head.weight.mul_(8)
+        heatmaps = AblationCAM(model, "act", batch_size=3)(X, [1, 3])
+        for i, c in enumerate((1, 3)):
+            with torch.no_grad():
+                maps = model.act(model.second(model.act(model.first(X[i : i + 1]))))[0]
+                expected = ablation_cam(lambda a, c=c: model.head(a.mean((1, 2)))[c], maps, SIZE)
+            close(heatmaps[i], expected, 1e-4)
+
     def test_several_classes_and_callables(self, net):
         together = AblationCAM(net, "act2")(X, [[1, 3], [0, 2]])
         close(together[:, 1], AblationCAM(net, "act2")(X, [3, 2]).double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
-from camfast.maps import weighted
+from camfast.maps import LayerMap, weighted
 from camfast.passes import prepared
 from camfast.positions import channels_first
 from camfast.progress import Progress
@@ -36,6 +37,8 @@ class AblationCAM(Engine):
         ValueError: ``batch_size`` is not a whole number of at least 1.
     """
 
+    _form: Callable[..., LayerMap] = staticmethod(weighted)
+
     def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
         self._batch_size = check_batch_size(batch_size)
@@ -51,7 +54,7 @@ class AblationCAM(Engine):
                 feature_maps = self._feature_maps(name, activations)
                 first = channels_first(activations, feature_maps)
                 weights = self._weights(runner, name, batch, activations, first, score)
-                maps.append(weighted(feature_maps, weights=weights))
+                maps.append(self._form(feature_maps, weights=weights))
             heatmaps, ranges = self.joined(maps, form)
         return Explanation(heatmaps.float(), result.output, classes, ranges.float())
 

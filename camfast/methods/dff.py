@@ -108,7 +108,7 @@ class DeepFeatureFactorization:
         count = _checked(components, activations)
         dtype = accumulation_type(activations.dtype)
         with torch.inference_mode(False), torch.no_grad():
-            concepts, shares = _concepts(activations.to(dtype), count)
+            concepts, shares = concepts_of(activations.to(dtype), count)
             wanted = images if size is None else None if size == "layer" else tuple(size)
             heatmaps, ranges = drawn(shares, activations.dim() - 2, relu=False)(size=wanted, normalize=normalize)
         return Factorization(concepts, heatmaps.float(), ranges.float(), self._scores(concepts))
@@ -154,7 +154,7 @@ def _checked(components: Any, activations: Tensor) -> int:
     return count
 
 
-def _concepts(activations: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def concepts_of(activations: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Concepts [C, k] and their shares [N, k, *positions], of activations [N, C, *positions]."""
     samples, channels = activations.shape[:2]
     places: Sequence[int] = activations.shape[2:]

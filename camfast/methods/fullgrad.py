@@ -47,20 +47,27 @@ class FullGrad(WholeModelMethod):
 
     gradient = "autograd, back to the images, through all biases"
 
+    def _bias_maps(self, dimensions: int) -> BiasMaps:
+        return BiasMaps(dimensions)
+
+    def _together(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
+        """[N, H, W], of maps of several sizes."""
+        return _summed(maps, size)
+
     def _explain_prepared(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         size = form.size or tuple(batch.images.shape[2:])
-        maps = _BiasMaps(batch.images.dim())
+        maps = self._bias_maps(batch.images.dim())
         with maps:
             run = run_from_images(self.model, batch, self._select, targets)
         found = []
         for gradient in run.gradients():
             maps.add((run.images * gradient).detach().abs(), None)
-            found.append(_summed(maps.taken(), size))
+            found.append(self._together(maps.taken(), size))
         heatmaps, ranges = drawn(run.per_class(found), len(size), relu=False)(size=None, normalize=form.normalize)
         return Explanation(heatmaps.float(), run.output, run.targets, ranges.float())
 
 
-class _BiasMaps(TorchFunctionMode):
+class BiasMaps(TorchFunctionMode):
     """Sees every bias that is added in a forward pass, and sums up their maps in the backward passes after it.
 
     It sees what this thread does alone, and is gone with the block.
@@ -91,7 +98,7 @@ class _BiasMaps(TorchFunctionMode):
             magnitudes: [N, C, h, w], not negative; written to.
             factors: [C], not negative: by which channels are multiplied.
         """
-        layer = _stretched_sum(magnitudes, factors)
+        layer = stretched_sum(magnitudes, factors)
         grid = tuple(layer.shape[1:])
         self._sums[grid] = self._sums[grid].add_(layer) if grid in self._sums else layer
 
@@ -101,7 +108,7 @@ class _BiasMaps(TorchFunctionMode):
         return list(sums.values())
 
 
-def _stretched_sum(magnitudes: Tensor, factors: Tensor | None) -> Tensor:
+def stretched_sum(magnitudes: Tensor, factors: Tensor | None) -> Tensor:
     """[N, h, w]: the sum over channels of ``magnitudes * factors``, each channel stretched to [0, 1].
 
     Stretching is linear, and so is the interpolation after it: the sum may come first.

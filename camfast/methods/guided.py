@@ -61,7 +61,7 @@ class GuidedBackprop(WholeModelMethod):
         return explained
 
     def _explain_prepared(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Attribution:
-        with _GuidedReLUs():
+        with GuidedReLUs():
             run = run_from_images(self.model, batch, self._select, targets)
         return _attribution(run, run.per_class(list(run.gradients())).float(), form)
 
@@ -90,7 +90,7 @@ class GuidedGradCAM(DirectMethod):
 
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Attribution:
         assert self._layers is not None  # found before the first call
-        relus, seen = _GuidedReLUs(), Seen(self._layers, cut=True, copied=True)
+        relus, seen = GuidedReLUs(), Seen(self._layers, cut=True, copied=True)
         with prepared(self.model):
             with relus, forward_hooks(self._layers.values(), seen.hook):
                 run = run_from_images(self.model, batch, self._select, targets)
@@ -112,7 +112,7 @@ class GuidedGradCAM(DirectMethod):
         return weighted(self._feature_maps(name, activations), self._gradient_maps(name, gradients, activations))
 
 
-class _GuidedReLUs(TorchFunctionMode):
+class GuidedReLUs(TorchFunctionMode):
     """Guides what goes back through the ReLUs of a forward pass in this block, of this thread alone."""
 
     def __init__(self) -> None:

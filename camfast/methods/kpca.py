@@ -50,15 +50,21 @@ class KPCACAM(ActivationMethod):
         self.parameters = {"kernel": kernel, "gamma": gamma}
 
     def _map(self, activations: Tensor) -> LayerMap:
-        places = activations.shape[2:]
-        kernel = _KERNELS[self.parameters["kernel"]]
-        gamma = self.parameters["gamma"] or 1 / activations.shape[1]
-        with torch.autocast(activations.device.type, enabled=False):
-            rows, size = centred(activations)
-            rows *= size[:, None, None] * (math.sqrt(gamma) if kernel not in _WITHOUT_GAMMA else 1)
-            value, vector = leading(_doubly_centred(kernel(rows.mT @ rows)))
-            scores = turned(vector * value.clamp_min(0).sqrt()[:, None])
-        return drawn(scores.reshape(-1, *places), len(places))
+        scores = kernel_component(activations, self.parameters["kernel"], self.parameters["gamma"])
+        return drawn(scores, scores.dim() - 1)
+
+
+def kernel_component(activations: Tensor, kernel: str, gamma: float | None = None) -> Tensor:
+    """The maps [N, *places] of activations [N, C, *places], negative parts and all; see :class:`KPCACAM`."""
+    places = activations.shape[2:]
+    compute = _KERNELS[kernel]
+    gamma = gamma or 1 / activations.shape[1]
+    with torch.autocast(activations.device.type, enabled=False):
+        rows, size = centred(activations)
+        rows *= size[:, None, None] * (math.sqrt(gamma) if compute not in _WITHOUT_GAMMA else 1)
+        value, vector = leading(_doubly_centred(compute(rows.mT @ rows)))
+        scores = turned(vector * value.clamp_min(0).sqrt()[:, None])
+    return scores.reshape(-1, *places)
 
 
 # Each of gamma x·y for all pairs of positions [N, n, n], in place. A constant is left out of each, which centring would

@@ -9,6 +9,7 @@ from camfast.explanation import Explanation
 from camfast.inputs import Inputs
 from camfast.maps import multiplied
 from camfast.methods.composite import Composite
+from camfast.target_layer import find_stages
 from camfast.targets import Target
 
 
@@ -18,7 +19,8 @@ class RefineCAM(Composite):
     The maps of all layers, each stretched to [0, 1] at the size of the image, are multiplied, from one pass.
 
     Args:
-        args: as for :class:`camfast.GradCAM`, with two target layers or more.
+        args: as for :class:`camfast.GradCAM`, with two target layers or more; None finds the last layers of the last
+            three sizes of map.
         method: the method that makes the maps, by name or class.
         options: as for that method.
 
@@ -28,7 +30,8 @@ class RefineCAM(Composite):
 
     def __init__(self, *args: Any, method: Any = "gradcam++", **options: Any) -> None:
         super().__init__(*args, method=method, **options)
-        if len(self.engine.target_layers or ()) < 2:
+        self.engine.finding = find_stages
+        if self.engine.target_layers is not None and len(self.engine.target_layers) < 2:
             raise ValueError(
                 f"target_layers={self.engine.target_layers}; RefineCAM multiplies the maps of two layers or more: give "
                 'them, for example target_layers=["layer2", "layer3", "layer4"] of a ResNet'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
-from camfast.maps import drawn, weighted
+from camfast.maps import LayerMap, drawn, weighted
 from camfast.methods.counts import check_count
 from camfast.progress import Progress
 from camfast.runners import Runner
@@ -40,6 +41,7 @@ class ScoreCAM(Engine):
     """
 
     _label: ClassVar[str] = "Score-CAM"
+    _form: Callable[..., LayerMap] = staticmethod(weighted)
 
     def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:
         super().__init__(*args, **{"optimize": "inference", **options})
@@ -55,7 +57,7 @@ class ScoreCAM(Engine):
             for name, activations in result.activations.items():
                 feature_maps = self._feature_maps(name, activations)
                 scores = self._scores(runner, batch, feature_maps.to(batch.images.dtype), score)
-                maps.append(weighted(feature_maps, weights=scores.softmax(dim=-1)))
+                maps.append(self._form(feature_maps, weights=scores.softmax(dim=-1)))
             heatmaps, ranges = self.joined(maps, form)
         return Explanation(heatmaps.float(), result.output, classes, ranges.float())
 

@@ -96,17 +96,25 @@ class SESS(Composite):
         side = self.parameters["window"] or min(height, width)
         cut = list(windows(images, side, self.parameters["step"] or side, self._scales(side)))
         maps, likely = self._explained([shown for _, shown in cut], targets)  # [W, N, side, side] and [W, N]
-        best = likely.amax(dim=0)
-        likely = torch.where(best > 0, likely / best, torch.ones_like(likely))
+        likely = self._weights(likely)
         total, count = (torch.zeros(samples, height, width, device=images.device) for _ in range(2))
         for (window, _), own, weight in zip(cut, maps, likely, strict=True):
             spread = window.spread(own * weight[:, None, None], (height, width))
             if self.parameters["pool"] == "max":
                 total = torch.maximum(total, spread)
             else:
-                total, count = total + spread, count + (spread > 0)
+                counted = spread > self._threshold
+                total, count = total + spread * counted, count + counted
         found = total / count.clamp_min(1)
         return gaussian_blur(found, [11, 11], [5.0, 5.0]) if self.parameters["blur"] else found
+
+    _threshold: float = 0
+    """What a window shows of a place counts where it is above this."""
+
+    def _weights(self, likely: Tensor) -> Tensor:
+        """What each window counts, [W, N]: 1 the likeliest of an image; all the same where none is likely at all."""
+        best = likely.amax(dim=0)
+        return torch.where(best > 0, likely / best, torch.ones_like(likely))
 
     def _scales(self, side: int) -> list[int]:
         scales = self.parameters["scales"]
@@ -126,17 +134,16 @@ class SESS(Composite):
             wanted = repeated.part(begin, end)
             result = self.engine.explain(everything[begin:end], wanted)
             maps.append(result.heatmaps.masked_fill(result.ranges[:, :1, None].isnan(), torch.nan))
-            likely.append(_likely(result, wanted))
+            likely.append(self._likely(result, wanted))
         samples = len(shown[0])
         return (
             torch.cat(maps).unflatten(0, (len(shown), samples)),  # type: ignore[no-untyped-call]
             torch.cat(likely).reshape(len(shown), samples),
         )
 
-
-def _likely(result: Explanation, targets: Classes | Scores) -> Tensor:
-    """The probability of the class; of callables, the score, where that is positive."""
-    if isinstance(targets, Scores):
-        return targets.score(result.logits)[0].float().clamp_min(0)
-    assert result.targets is not None
-    return result.logits.float().softmax(dim=1).gather(1, result.targets[:, None])[:, 0]
+    def _likely(self, result: Explanation, targets: Classes | Scores) -> Tensor:
+        """The probability of the class; of callables, the score, where that is positive."""
+        if isinstance(targets, Scores):
+            return targets.score(result.logits)[0].float().clamp_min(0)
+        assert result.targets is not None
+        return result.logits.float().softmax(dim=1).gather(1, result.targets[:, None])[:, 0]

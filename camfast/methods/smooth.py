@@ -13,7 +13,7 @@ from camfast.inputs import Batch
 from camfast.maps import weighted
 from camfast.methods.counts import check_count
 from camfast.noise import noisy
-from camfast.passes import GradientPass
+from camfast.passes import ForwardPass, GradientPass
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
 
@@ -43,7 +43,7 @@ class SmoothGradCAMPlusPlus(Engine):
         self.parameters = {"num_samples": check_count("num_samples", num_samples), "std": std, "seed": seed}
 
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
-        plain = runner.forward(batch)
+        plain = self._plain(runner, batch)
         classes = None if isinstance(targets, Scores) else targets.resolve(plain.output)
         wanted = targets if classes is None else Classes(classes, checked=True)
         means: dict[str, list[Tensor]] = {}
@@ -62,6 +62,10 @@ class SmoothGradCAMPlusPlus(Engine):
             maps.append(weighted(feature_maps, weights=_weights(feature_maps.float(), first, second, third)))
         heatmaps, ranges = self.joined(maps, form)
         return Explanation(heatmaps.float(), plain.output, classes, ranges.float())
+
+    def _plain(self, runner: Runner, batch: Batch) -> ForwardPass:
+        """The pass without noise."""
+        return runner.forward(batch)
 
     def _gradients(self, name: str, result: GradientPass) -> Tensor:
         activations = result.activations[name]

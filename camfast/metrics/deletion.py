@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,22 +99,24 @@ def insertion(
     return insertion_of(case, steps=steps, baseline=baseline)
 
 
-def deletion_of(case: Case, *, steps: int = 20, baseline: Baseline = "zero") -> Scores:
-    """Of a case; see :func:`deletion`."""
+def deletion_of(case: Case, *, steps: int | Sequence[int] = 20, baseline: Baseline = "zero") -> Scores:
+    """Of a case; see :func:`deletion`. In place of a number of steps: how many pixels are gone at each point, from none
+    to all."""
     return _curve(case, "deletion", steps, baseline)
 
 
-def insertion_of(case: Case, *, steps: int = 20, baseline: Baseline = "blur") -> Scores:
-    """Of a case; see :func:`insertion`."""
+def insertion_of(case: Case, *, steps: int | Sequence[int] = 20, baseline: Baseline = "blur") -> Scores:
+    """Of a case; see :func:`insertion`, and for ``steps`` :func:`deletion_of`."""
     return _curve(case, "insertion", steps, baseline)
 
 
-def _curve(case: Case, name: str, steps: int, baseline: Baseline) -> Scores:
+def _curve(case: Case, name: str, steps: int | Sequence[int], baseline: Baseline) -> Scores:
     scorer, inserts = case.scorer, name == "insertion"
     images = scorer.images.flatten(2)
     empty = check_baseline(baseline, scorer.images).flatten(2)
     pixels = images.shape[2]
-    counts = torch.tensor(_counts(steps, pixels), device=images.device)
+    points = list(steps) if isinstance(steps, Sequence) else _counts(steps, pixels)
+    counts = torch.tensor(points, device=images.device)
     ranks = _ranks(case.maps.flat)
     # The whole image is one end of the curve, and its score is known.
     first = 0 if inserts else 1
@@ -124,7 +127,7 @@ def _curve(case: Case, name: str, steps: int, baseline: Baseline) -> Scores:
         changed = torch.where(kept, images[samples], empty[samples])
         return changed.reshape(len(samples), *scorer.images.shape[1:])
 
-    scores = scorer.variants(steps, make)
+    scores = scorer.variants(len(points) - 1, make)
     whole = scorer.original[:, None]
     curves = only_where(case.maps.finite, torch.cat([scores, whole] if inserts else [whole, scores], dim=1))
     at = counts.to(curves.dtype) / pixels

@@ -16,7 +16,7 @@ from camfast.metrics.result import only_where
 
 Heatmaps = Tensor | npt.NDArray[Any]
 
-_MODES = {2: "bilinear", 3: "trilinear"}
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _SLACK = 1e-3
 """How far rounding (of half precision, of an interpolation) may take a value out of 0 to 1."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
-from camfast.outputs import Chosen, Selector
+from camfast.outputs import Chosen, PerSample, Selector
 from camfast.passes import prepared
 from camfast.targets import Classes, Target, check_targets
 from camfast.targets import Scores as Functions
@@ -32,6 +32,7 @@ class Scorer:
 
     Args:
         model, x, targets, score, output, batch_size: as in :func:`camfast.metrics.deletion`.
+        known: what the model returns for the images, where that is known; otherwise it runs.
 
     Raises:
         TypeError, ValueError: what is wrong with one of them.
@@ -46,6 +47,7 @@ class Scorer:
         score: Score = "softmax",
         output: Selector | None = None,
         batch_size: int | None = None,
+        known: Any = None,
     ) -> None:
         self.model = _check_model(model)
         self.batch = normal_tensors(check_inputs(x))
@@ -58,7 +60,7 @@ class Scorer:
         self._output = Chosen(output, "metric")
         self._size = _check_batch_size(batch_size, self.images)
         self._room = HeapRoom.shared() if self.images.device.type == "cpu" else None
-        self.original = self._score_originals()
+        self.original = self._score_originals(known)
         """[N]: of the images as they are."""
 
     def __len__(self) -> int:
@@ -91,10 +93,13 @@ class Scorer:
 
         return self._in_batches(len(self) * count, scored).reshape(len(self), count)
 
-    def _score_originals(self) -> Tensor:
-        outputs = self._in_batches(
-            len(self), lambda begin, end: self._run(self.batch.part(begin, end).map(torch.clone))
-        )
+    def _score_originals(self, known: Any) -> Tensor:
+        if known is None:
+            outputs = self._in_batches(
+                len(self), lambda begin, end: self._run(self.batch.part(begin, end).map(torch.clone))
+            )
+        else:
+            outputs = self._selected(known)
         if isinstance(self._wanted, Classes):
             self._wanted = Classes(self._wanted.resolve(outputs), checked=True)
         return self._of(outputs, torch.arange(len(self), device=self.images.device))
@@ -109,8 +114,11 @@ class Scorer:
         return replace(chosen, values=tuple(values))
 
     def _run(self, batch: Batch) -> Tensor:
-        output = self._output.select(batch.call(self.model)).detach()
-        return output if output.dtype == torch.float64 else output.float()
+        return self._selected(batch.call(self.model))
+
+    def _selected(self, returned: Any) -> Tensor:
+        output = self._output.select(returned).detach()
+        return output if isinstance(output, PerSample) or output.dtype == torch.float64 else output.float()
 
     def _of(self, outputs: Tensor, samples: Tensor) -> Tensor:
         """The scores [b] of outputs [b, ...] that belong to samples."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from camfast.structure import modules_of
-from camfast.trace import Trace, drop_unused
+from camfast.trace import Trace, drop_unused, is_batch_size
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -61,12 +61,20 @@ def split(trace: Trace, whole: bool, dtype: torch.dtype | None) -> Parts:
     return Parts(before, first, copied(after, dtype), later)
 
 
-def rest_of(trace: Trace, name: str) -> tuple[fx.GraphModule | None, fx.GraphModule]:
-    """What follows a layer, by itself, on the model's own weights.
+@dataclass(frozen=True)
+class Rest:
+    """What follows a layer, by itself, on the model's own weights."""
 
-    The second graph takes what the layer put out, and then all else that it needs from before; the first one, which is
-    None where that is nothing, makes it from the tensors of a batch. What is put in is never changed in place.
-    """
+    before: fx.GraphModule | None
+    """Makes, from the tensors of a batch, all that ``after`` needs beside what the layer put out; None for nothing."""
+    sizes: tuple[bool, ...]
+    """Which of that are numbers of samples."""
+    after: fx.GraphModule
+    """Takes what the layer put out, and all else. What is put in is never changed in place."""
+
+
+def rest_of(trace: Trace, name: str) -> Rest:
+    """What follows a layer, as graphs."""
     alone = dataclasses.replace(trace, layers={name: trace.layers[name]})
     (layer,), dependent = _after_layers(alone)
     leading = [node for node in trace.graph.nodes if node not in dependent and node.op != "output"]
@@ -74,9 +82,10 @@ def rest_of(trace: Trace, name: str) -> tuple[fx.GraphModule | None, fx.GraphMod
     trailing = [node for node in trace.graph.nodes if node in dependent or node.op == "get_attr"]
     after = copied(_part(alone, [layer, *carried], trailing, [trace.output], kept=[layer, *carried]), None)
     if not carried:
-        return None, after
+        return Rest(None, (), after)
     inputs = [node for node in leading if node.op == "placeholder"]
-    return copied(_part(alone, inputs, leading, carried, kept=[]), None), after
+    before = copied(_part(alone, inputs, leading, carried, kept=[]), None)
+    return Rest(before, tuple(map(is_batch_size, carried)), after)
 
 
 def copied(module: Module, dtype: torch.dtype | None) -> Module:
@@ -97,6 +106,10 @@ def copied(module: Module, dtype: torch.dtype | None) -> Module:
     with torch.no_grad():  # else what scripted modules copy for themselves has a graph
         result = copy.deepcopy(module, made).requires_grad_(False)
     return result if dtype is None else result.to(dtype)
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _after_layers(trace: Trace) -> tuple[list[fx.Node], set[fx.Node]]:
@@ -130,7 +143,7 @@ def _part(
     for node in [*inputs, *(node for node in nodes if node not in inputs)]:
         if node not in original:
             original[node] = graph.node_copy(node, lambda old: onward[old])
-        onward[node] = graph.call_function(torch.clone, (original[node],)) if node in kept else original[node]
+        onward[node] = graph.call_function(_cloned, (original[node],)) if node in kept else original[node]
     graph.output(tuple(original[node] for node in outputs))
     part = fx.GraphModule(trace.root, graph, "Part")
     drop_unused(part.graph, part)
