@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from compat_tables import compat_table
 from engine_tables import engine_table
 from methods_tables import methods_table
 from video_tables import video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-PAGES = (ROOT / "README.md", ROOT / "docs/methods.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/methods.md", ROOT / "docs/migrating.md")
 BLOCK = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -71,7 +72,13 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}×"
 
 
-TABLES = {"op": op_table, "engine": engine_table, "video": video_table, "methods": methods_table}
+TABLES = {
+    "op": op_table,
+    "engine": engine_table,
+    "video": video_table,
+    "methods": methods_table,
+    "compat": compat_table,
+}
 
 
 def read(name: str) -> dict[str, Any]:

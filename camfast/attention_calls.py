@@ -116,7 +116,7 @@ class BlockRuns(TorchFunctionMode):
             return self._cut(output, _after_fused(*args, **(kwargs or {})))
         if func is F.multi_head_attention_forward:
             call = _PARAMETERS.bind(*args, **(kwargs or {})).arguments
-            return self._cut(output[0], _after_projection(call)), output[1]
+            return self._cut(output[0], after_projection(call)), output[1]
         if func in _SOFTMAX and output.dim() == 4 and output.shape[2] == output.shape[3]:
             return self._cut(output, lambda gradient: gradient)
         return output
@@ -133,7 +133,7 @@ def _after_fused(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: 
     return lambda gradient: gradient @ kept.transpose(-2, -1)
 
 
-def _after_projection(call: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+def after_projection(call: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
     """Of ``multi_head_attention_forward``, whose output [T, N, D] lies behind its last projection.
 
     Raises:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class Engine(Explainer):
 
     parameters: Mapping[str, Any] = MappingProxyType({})
     """What the method takes beside what all take, by name."""
+    uses_gradients: ClassVar[bool] = True
+    """Whether the method asks its runner for gradients."""
     joined: Callable[[Sequence[LayerMap], MapForm], tuple[Tensor, Tensor]] = staticmethod(combine)
     """Makes one heatmap of those of several layers."""
     finding: Callable[[Sequence[LayerRun]], str | list[str]] = staticmethod(find_target_layer)
@@ -210,7 +212,7 @@ class Engine(Explainer):
 
     def _make_plan(self, subject: Subject, batch: Batch) -> tuple[ModelRunner, Plan]:
         """What runs the model, and why; see :func:`camfast.planner.make_plan`."""
-        return make_plan(subject, batch, self._options)
+        return make_plan(subject, batch, self._options, gradients=self.uses_gradients)
 
     @abstractmethod
     def _explain(self, runner: ModelRunner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:

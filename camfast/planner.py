@@ -41,15 +41,18 @@ class Options:
         return self.optimize != "none" or self.precision is not None
 
 
-def make_plan(subject: Subject, batch: Batch, options: Options) -> tuple[ModelRunner, Plan]:
+def make_plan(subject: Subject, batch: Batch, options: Options, *, gradients: bool = True) -> tuple[ModelRunner, Plan]:
     """A runner for a model, checked on a batch, and what was decided.
+
+    Args:
+        gradients: whether any will be asked for; of the model itself, nothing about them is proved otherwise.
 
     Raises:
         Exception: whatever the model raises, and what :func:`camfast.passes.forward_and_gradient` does.
     """
     passes.check_parameters(subject.model)
     with spared(subject.model, batch.images.device):
-        traced, tail, runner, plan = _plan_as_it_is(subject, batch)
+        traced, tail, runner, plan = _plan_as_it_is(subject, batch, gradients or options.copies)
         if not options.copies:
             return runner, plan
         if traced is None and not _is_of_tensors(subject, batch):
@@ -65,17 +68,21 @@ def _is_of_tensors(subject: Subject, batch: Batch) -> bool:
     return is_of_tensors(passes.forward(subject.model, subject.layers, sample, subject.select))
 
 
-def _plan_as_it_is(subject: Subject, batch: Batch) -> tuple[Trace | None, Tail | None, ModelRunner, Plan]:
+def _plan_as_it_is(
+    subject: Subject, batch: Batch, gradients: bool = True
+) -> tuple[Trace | None, Tail | None, ModelRunner, Plan]:
     """The model itself, by a closed form where one is proved; and what was found on the way."""
     traced: Trace | None = None
     tail: Tail | None = None
     try:
         traced = trace(subject.model, subject.layers, batch, subject.pick)
-        tail, proof = proved_tail(subject, traced, batch)
-        gradient = f"closed form at {next(iter(subject.layers))}: {tail.steps}; {proof}"
+        gradient = "not needed"
+        if gradients:
+            tail, proof = proved_tail(subject, traced, batch)
+            gradient = f"closed form at {next(iter(subject.layers))}: {tail.steps}; {proof}"
     except (NotTraceable, NoTail) as reason:
         kind = "not traceable: " if isinstance(reason, NotTraceable) else ""
-        gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})"
+        gradient = f"autograd, from {', '.join(subject.layers)} on ({kind}{reason})" if gradients else "not needed"
     watched = () if traced is None or tail is None else watched_modules(subject, traced)
     runner = Hooked(subject.model, subject.layers, subject.select, tail, watched, traced)
     return traced, tail, runner, Plan("the model itself, without a graph", gradient)

@@ -37,6 +37,8 @@ class AblationCAM(Engine):
         ValueError: ``batch_size`` is not a whole number of at least 1.
     """
 
+    uses_gradients = False
+
     _form: Callable[..., LayerMap] = staticmethod(weighted)
 
     def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:

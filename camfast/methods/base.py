@@ -59,6 +59,8 @@ class RuleMethod(GradientMethod):
 class ActivationMethod(Engine):
     """A map of each layer from its activations alone: the same one for every class."""
 
+    uses_gradients = False
+
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         result = runner.forward(batch)
         classes = None if isinstance(targets, Scores) else targets.resolve(result.output)

@@ -30,6 +30,8 @@ class CAM(Engine):
         ValueError: the model does not end in this form after the target layer, several layers, or callable targets.
     """
 
+    uses_gradients = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self._layers is not None and len(self._layers) > 1:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camfast.attention_calls import Attended, BlockRun, BlockRuns
+from camfast.attention_calls import BlockRun, BlockRuns
 from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, normal_tensors
@@ -86,7 +86,7 @@ class LeGrad(PlainMethod):
             if gradient is None:
                 raise ValueError(f"the score of layer {name!r} does not depend on its attention")
             each = gradient.unbind(1) if scores.dim() == 2 else (gradient,)
-            relevances = [self._map(name, run, _relevance(run.attended, one), batch) for one in each]
+            relevances = [self._map(name, run, relevance_of(run.attended.spread(one)), batch) for one in each]
             maps.append(torch.stack(relevances, 1) if scores.dim() == 2 else relevances[0])
         if len({layer.shape for layer in maps}) > 1:
             grids = ", ".join(str(list(layer.shape[-2:])) for layer in maps)
@@ -133,9 +133,8 @@ def _scores(
     return torch.stack(found).sum(0), classes
 
 
-def _relevance(attended: Attended, gradient: Tensor) -> Tensor:
+def relevance_of(at_probabilities: Tensor) -> Tensor:
     """[N, keys]: the mean over heads and queries of what is positive of the gradient at the probabilities."""
     with torch.no_grad():
-        at_probabilities = attended.spread(gradient)
         dtype = torch.promote_types(at_probabilities.dtype, torch.float32)
         return at_probabilities.clamp_min(0).mean(dim=(1, 2), dtype=dtype)

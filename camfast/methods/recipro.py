@@ -39,6 +39,8 @@ class ReciproCAM(Engine):
         ValueError: ``batch_size`` is not a whole number of at least 1.
     """
 
+    uses_gradients = False
+
     def __init__(
         self,
         *args: Any,

@@ -40,6 +40,8 @@ class ScoreCAM(Engine):
         ValueError: ``batch_size`` is not a whole number of at least 1.
     """
 
+    uses_gradients = False
+
     _label: ClassVar[str] = "Score-CAM"
     _form: Callable[..., LayerMap] = staticmethod(weighted)
 

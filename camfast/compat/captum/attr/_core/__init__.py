@@ -1,0 +1,1 @@
+"""At the places where captum has them: one file a method."""

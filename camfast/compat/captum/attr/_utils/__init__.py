@@ -1,0 +1,1 @@
+"""What attributions have in common."""

@@ -1,0 +1,10 @@
+"""Targets, transforms and pictures."""
+
+from camfast.compat._missing import missing
+from camfast.compat.pytorch_grad_cam.utils import model_targets, reshape_transforms
+from camfast.compat.pytorch_grad_cam.utils.image import deprocess_image
+from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
+__all__ = ["deprocess_image", "get_2d_projection", "model_targets", "reshape_transforms"]
+
+__getattr__ = missing(__name__)
