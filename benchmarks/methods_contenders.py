@@ -80,7 +80,7 @@ ROWS = (
     Method("fullgrad", "FullGrad", batch=2),
     Method("guidedbackprop", None, None, "GuidedBackprop"),
     Method("guidedgradcam", None, None, "GuidedGradCam"),
-    Method("augmented", "GradCAM", options={"method": "gradcam"}, theirs={"aug_smooth": True}, batch=2),
+    Method("augmented", "GradCAM", theirs={"aug_smooth": True}, batch=2),
     Method("sess", "SESS", options={"num_scales": SAMPLES}, theirs={"num_scales": SAMPLES}, batch=2),
     Method("legrad", None, "LeGrad", layers=BLOCKS, model="vit_b_16", batch=2),
     Method("ablationcam", "AblationCAM", batch=1),

@@ -97,7 +97,7 @@ class Copies:
             parts.before.to(self._dtype)
         pictures = self._given.images.dim() == 4
         if pictures:
-            parts.before.to(memory_format=torch.channels_last)
+            _lay_channels_last(parts.before)
         dtype = self._dtype or self._given.images.dtype
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last" if pictures else "", _short(dtype)]
         compiled = level == "compile"
@@ -224,6 +224,13 @@ def _bytes(parts: Parts, model: nn.Module) -> int:
                 total += storage.nbytes()
     packed = (module for module in parts.before.modules() if isinstance(module, (onednn.Packed, onednn.PackedLinear)))
     return total + sum(module.bytes for module in packed)
+
+
+def _lay_channels_last(part: nn.Module) -> None:
+    """As ``part.to(memory_format=torch.channels_last)``, which refuses a buffer with five dimensions."""
+    for tensor in (*part.parameters(), *part.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -22,6 +22,7 @@ from camfast.layer_runs import LayerRun, trace_sample
 from camfast.layers import resolve_layers
 from camfast.maps import LayerMap, combine
 from camfast.optimize.graphs import Graphs
+from camfast.options import check_flag, refuse_unknown
 from camfast.outputs import Chosen, Selector
 from camfast.plan import Plan
 from camfast.planner import Options, make_plan
@@ -64,6 +65,8 @@ class Engine(Explainer):
 
     parameters: Mapping[str, Any] = MappingProxyType({})
     """What the method takes beside what all take, by name."""
+    multiplies: ClassVar[bool] = True
+    """Whether the method has a map of each layer, for RefineCAM."""
     uses_gradients: ClassVar[bool] = True
     """Whether the method asks its runner for gradients."""
     joined: Callable[[Sequence[LayerMap], MapForm], tuple[Tensor, Tensor]] = staticmethod(combine)
@@ -81,7 +84,13 @@ class Engine(Explainer):
         optimize: str = "none",
         precision: str | None = None,
         graphs: bool = False,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self), unknown)
+        if reshape_transform is not None and not callable(reshape_transform):
+            found = type(reshape_transform).__name__
+            raise TypeError(f"reshape_transform is a {found}; expected a callable that makes [N, C, h, w]")
+        check_flag("graphs", graphs)
         self.model = plain_module(model)
         self.reshape_transform = reshape_transform
         self.output = output
@@ -147,6 +156,7 @@ class Engine(Explainer):
                 the batch, with a RuntimeWarning.
         """
         batch = check_inputs(x)
+        check_flag("normalize", normalize)
         wanted = check_targets(targets, len(batch))
         form = MapForm(_checked_size(size, batch.size), normalize)
         if self._graphs and not batch.images.is_cuda:

@@ -80,6 +80,8 @@ class Chosen:
         """As :meth:`select`, of a graph's output too, unchecked."""
         if callable(self.output):
             return self.output(returned)
+        if isinstance(self.output, str) and isinstance(returned, Tensor):
+            raise KeyError(self.output)  # which indexing a tensor says in more words
         return returned if self.output is None else returned[self.output]
 
 

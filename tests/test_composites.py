@@ -54,7 +54,7 @@ class TestFinerCAM:
             return lambda output: output[given[i]] - 0.6 * output[closest].mean()
 
         expected = camfast.explain(net, X, method, targets=[finer(0), finer(1)], target_layers="act2")
-        found = FinerCAM(net, "act2", method=method, references=2).explain(X, given)
+        found = FinerCAM(net, "act2", base=method, references=2).explain(X, given)
         close(found.heatmaps, expected.heatmaps)
         assert found.targets.tolist() == given
 
@@ -90,8 +90,11 @@ class TestFinerCAM:
             ({"alpha": -1.0}, r"alpha=-1.0; expected a finite number of at least 0"),
             ({"alpha": float("inf")}, "alpha=inf"),
             ({"weighting": "max"}, "weighting='max'; expected 'mean' or 'probability'"),
-            ({"method": "finercam"}, "method='finercam' is made of another method itself"),
-            ({"method": "gradcan"}, "method 'gradcan' is unknown; did you mean gradcam"),
+            ({"base": "finercam"}, "base='finercam' is made of another method itself"),
+            ({"base": "scorecam"}, "base='scorecam' looks at no gradient"),
+            ({"base": "cam"}, "base='cam' looks at no gradient"),
+            ({"base": 3}, "base=3; expected a name in camfast.METHODS"),
+            ({"base": "gradcan"}, "method 'gradcan' is unknown; did you mean gradcam"),
         ],
     )
     def test_wrong_arguments(self, net, options, message):
@@ -120,7 +123,7 @@ class TestRefineCAM:
         targets = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
         theirs = Theirs(net, [net.act, net.act2], base_method=TheirLayerCAM)(X.clone(), targets)
         net.zero_grad(set_to_none=True)
-        close(RefineCAM(net, ["act", "act2"], method=LayerCAM)(X, [1, 3]), theirs, 1e-4)
+        close(RefineCAM(net, ["act", "act2"], base=LayerCAM)(X, [1, 3]), theirs, 1e-4)
 
     def test_finds_the_stages_of_a_network(self):
         model = resnet18(num_classes=5).eval()
@@ -137,6 +140,11 @@ class TestRefineCAM:
     def test_wants_two_layers(self, net, layers):
         with pytest.raises(ValueError, match="RefineCAM multiplies the maps of two layers or more"):
             RefineCAM(net, layers)
+
+    @pytest.mark.parametrize("base", ["cam", "fullgrad", "guidedgradcam", "legrad"])
+    def test_a_base_without_a_map_of_each_layer(self, net, base):
+        with pytest.raises(ValueError, match=f"base='{base}' has no map of each of several layers; choose gradcam"):
+            RefineCAM(net, base=base)
 
     def test_one_forward_pass_for_all_layers(self, net):
         cam = RefineCAM(net, ["act", "act2"])
@@ -218,7 +226,7 @@ class TestAugmentationSmooth:
         peer = theirs(net, [net.act2])
         expected = peer(X.clone(), [ClassifierOutputTarget(1), ClassifierOutputTarget(3)], aug_smooth=True)
         net.zero_grad(set_to_none=True)
-        found = AugmentationSmooth(net, "act2", method=method).explain(X, [1, 3])
+        found = AugmentationSmooth(net, "act2", base=method).explain(X, [1, 3])
         # Theirs is the mean as it is; ours is stretched to [0, 1], and the range says from where.
         low, high = found.ranges[:, 0, None, None], found.ranges[:, 1, None, None]
         close(found.heatmaps * (high - low) + low, expected, 1e-4)
@@ -283,7 +291,7 @@ class TestSmoothGradCAMPlusPlus:
 
 @pytest.mark.parametrize("composite", [FinerCAM, SESS, AugmentationSmooth])
 def test_composites_are_explainers(net, composite):
-    with composite(net, "act2", method=GradCAM) as cam:
+    with composite(net, "act2", base=GradCAM) as cam:
         assert cam.target_layers == ["act2"]
         assert cam.model is net
         cam(X, 1)

@@ -261,3 +261,33 @@ def test_the_score_decides_but_for_methods_that_look_at_activations_alone(net, n
     cam = made(name, net)
     difference = (cam(X, 1) - cam(X, 3)).abs().max()
     assert difference == 0 if name in CLASS_AGNOSTIC else difference > 1e-3
+
+
+@the_methods()
+def test_an_option_that_there_is_not(net, name):
+    with pytest.raises(TypeError, match="has no option 'target_layer'; did you mean target_layers"):
+        METHODS[name](net, target_layer="act2", **OPTIONS.get(name, {}))
+
+
+@the_methods()
+@pytest.mark.parametrize("wrong", ["no", 1, None])
+def test_normalize_that_is_neither_true_nor_false(net, name, wrong):
+    with pytest.raises(ValueError, match="normalize=.*; expected True or False"):
+        made(name, net).explain(X, 1, normalize=wrong)
+
+
+def test_a_method_by_its_class_or_by_a_name_in_any_case():
+    assert camfast.methods.get_method("Grad-CAM++") is camfast.GradCAMPlusPlus
+    assert camfast.methods.get_method("Layer CAM") is camfast.methods.get_method(camfast.LayerCAM) is camfast.LayerCAM
+    with pytest.raises(ValueError, match=r"method=None; expected a name in camfast\.METHODS, or a class of one"):
+        camfast.methods.get_method(None)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "maxvit_pico_rw_256"])
+def test_a_copy_of_a_model_with_buffers_of_other_ranks(name):
+    timm = pytest.importorskip("timm")
+    size = 256 if "256" in name else 224
+    model = timm.create_model(name, pretrained=False, num_classes=4).eval()
+    x = torch.randn(1, 3, size, size)
+    expected = camfast.GradCAM(model)(x, 1)
+    close(camfast.GradCAM(model, optimize="inference")(x, 1), expected, 1e-3)

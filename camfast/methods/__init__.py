@@ -106,22 +106,26 @@ __all__ = [
 ]
 
 
-def get_method(name: str) -> Method:
-    """The class of a method, by its name.
+def get_method(name: str | Method) -> Method:
+    """The class of a method, by its name, in which case, hyphens and spaces do not count; or the class itself.
 
     Raises:
         ValueError: no such method; the message has the known ones.
     """
-    try:
-        return METHODS[name.lower()]
-    except KeyError:
-        raise ValueError(f"method {name!r} is unknown; {did_you_mean(name, METHODS)}") from None
+    if isinstance(name, type) and issubclass(name, Explainer):
+        return name
+    if not isinstance(name, str):
+        raise ValueError(f"method={name!r}; expected a name in camfast.METHODS, or a class of one")
+    plain = name.lower().translate({ord(c): None for c in "-_ "})
+    if plain not in METHODS:
+        raise ValueError(f"method {name!r} is unknown; {did_you_mean(plain, METHODS, show=len(METHODS))}")
+    return METHODS[plain]
 
 
 def explain(
     model: nn.Module,
     x: Inputs,
-    method: str = "gradcam",
+    method: str | Method = "gradcam",
     *,
     targets: Target = None,
     size: Size | None = None,
@@ -132,10 +136,13 @@ def explain(
 
     >>> camfast.explain(model, x, targets=281).heatmaps  # doctest: +SKIP
 
+    What the first call of an engine finds out about the model is found out anew each time: for more than one batch,
+    make an engine and keep it.
+
     Args:
         model: the model.
         x: what the model takes: images [N, C, H, W], or several inputs; see :meth:`camfast.GradCAM.explain`.
-        method: a name in ``camfast.METHODS``: ``"gradcam"``, ``"layercam"``, ``"scorecam"``, …
+        method: a name in ``camfast.METHODS``: ``"gradcam"``, ``"layercam"``, ``"scorecam"``, …; or a class of one.
         targets: what to explain; see :meth:`camfast.GradCAM.explain`.
         size: (height, width) of the heatmaps; None takes that of ``x``, ``"layer"`` that of the target layer.
         normalize: stretch every map to [0, 1].

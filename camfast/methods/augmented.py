@@ -23,7 +23,7 @@ class AugmentationSmooth(Composite):
 
     Args:
         args: as for :class:`camfast.GradCAM`.
-        method: the method that makes the maps, by name or class.
+        base: the method that makes the maps, by name or class; ``"gradcam"`` unless given.
         options: as for that method.
     """
 

@@ -31,6 +31,7 @@ class CAM(Engine):
     """
 
     uses_gradients = False
+    multiplies = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

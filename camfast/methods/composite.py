@@ -12,6 +12,7 @@ from camfast.engine import Engine
 from camfast.explainer import Explainer, Layers, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
+from camfast.options import check_flag
 from camfast.plan import Plan
 from camfast.targets import Target
 
@@ -25,22 +26,34 @@ class Composite(Explainer):
         target_layers: Layers | None = None,
         reshape_transform: Any = None,
         *,
-        method: str | type[Engine] = "gradcam",
+        base: str | type[Engine] = "gradcam",
         **options: Any,
     ) -> None:
         from camfast.methods import get_method  # which knows this class, too
 
-        made = get_method(method) if isinstance(method, str) else method
+        made: Any = get_method(base) if isinstance(base, str) else base
+        if isinstance(made, type) and issubclass(made, Composite):
+            raise ValueError(f"base={base!r} is made of another method itself; choose one that is not")
+        if not callable(made):
+            raise ValueError(f"base={base!r}; expected a name in camfast.METHODS, or a class of one")
+        trouble = self._why_not(made)
+        if trouble is not None:
+            raise ValueError(f"base={base!r} {trouble}; choose gradcam, layercam, gradcam++, ...")
         engine = made(model, target_layers, reshape_transform, **options)
-        if not isinstance(engine, Engine):
-            raise ValueError(f"method={method!r} is made of another method itself; choose one that is not")
+        assert isinstance(engine, Engine)
         self.engine = engine
         self.parameters: dict[str, Any] = {}
+
+    @staticmethod
+    def _why_not(base: Any) -> str | None:
+        """Why a method cannot be the base; None where it can."""
+        return None
 
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
     ) -> Explanation:
         """As :meth:`camfast.GradCAM.explain`."""
+        check_flag("normalize", normalize)
         with torch.inference_mode(False), torch.no_grad():  # whatever the caller's modes are
             return self._explain(x, targets, size, normalize)
 

@@ -41,6 +41,7 @@ class DirectMethod(Engine):
 class PlainMethod(DirectMethod):
     """A direct method for which nothing is planned either: it looks at no target layer in the way that others do."""
 
+    multiplies = False
     gradient: ClassVar[str]
     """Where gradients come from, for the plan."""
 

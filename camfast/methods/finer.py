@@ -10,7 +10,7 @@ from camfast.explainer import Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
 from camfast.methods.composite import Composite
-from camfast.methods.counts import check_count
+from camfast.options import check_count
 from camfast.targets import Scores, Target, check_targets
 
 
@@ -22,7 +22,7 @@ class FinerCAM(Composite):
 
     Args:
         args: as for :class:`camfast.GradCAM`.
-        method: the gradient method, by name or class.
+        base: the gradient method, by name or class; ``"gradcam"`` unless given.
         references: with how many other classes each is compared; fewer where the model has fewer.
         alpha: how strongly.
         weighting: ``"mean"``, as in the paper; ``"probability"`` weighs every difference by how likely the other class
@@ -30,8 +30,8 @@ class FinerCAM(Composite):
         options: as for the method.
 
     Raises:
-        ValueError: ``references`` below 1, an ``alpha`` that is negative or not finite, an unknown ``weighting``; in a
-            call, targets that are callables.
+        ValueError: a ``base`` without gradients, ``references`` below 1, an ``alpha`` that is negative or not finite,
+            an unknown ``weighting``; in a call, targets that are callables.
     """
 
     def __init__(
@@ -49,6 +49,12 @@ class FinerCAM(Composite):
             raise ValueError(f"alpha={alpha!r}; expected a finite number of at least 0")
         self._contrast = Contrast(check_count("references", references), alpha, weighting)
         self.parameters = {"references": references, "alpha": alpha, "weighting": weighting}
+
+    @staticmethod
+    def _why_not(base: Any) -> str | None:
+        if getattr(base, "uses_gradients", True):
+            return None
+        return "looks at no gradient, and so has nothing to hold against other classes"
 
     def _explain(self, x: Inputs, targets: Target, size: Size | None, normalize: bool) -> Explanation:
         classes = check_targets(targets, len(check_inputs(x)))

@@ -80,6 +80,8 @@ class GuidedGradCAM(DirectMethod):
         ValueError: a copy or a graph was asked for; the score does not depend on the images or a layer.
     """
 
+    multiplies = False
+
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
     ) -> Attribution:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from camfast.maps import LayerMap, weighted
 from camfast.methods.base import ActivationMethod
+from camfast.options import check_seed
 
 
 class RandomCAM(ActivationMethod):
@@ -27,10 +28,8 @@ class RandomCAM(ActivationMethod):
     """
 
     def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed={seed!r}; expected a whole number of at least 0")
         super().__init__(*args, **kwargs)
-        self.parameters = {"seed": seed}
+        self.parameters = {"seed": check_seed(seed)}
 
     def _map(self, activations: Tensor) -> LayerMap:
         samples, channels = activations.shape[:2]

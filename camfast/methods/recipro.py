@@ -13,6 +13,7 @@ from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import drawn
+from camfast.options import check_flag
 from camfast.passes import prepared
 from camfast.positions import places_of
 from camfast.progress import Progress
@@ -50,7 +51,7 @@ class ReciproCAM(Engine):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
-        self._gaussian = gaussian
+        self._gaussian = check_flag("gaussian", gaussian)
         self._batch_size = check_batch_size(batch_size)
         self._progress = progress
         self.parameters = {"gaussian": gaussian}

@@ -21,15 +21,15 @@ class RefineCAM(Composite):
     Args:
         args: as for :class:`camfast.GradCAM`, with two target layers or more; None finds the last layers of the last
             three sizes of map.
-        method: the method that makes the maps, by name or class.
+        base: the method that makes the maps, by name or class; ``"gradcam++"`` unless given.
         options: as for that method.
 
     Raises:
-        ValueError: less than two target layers.
+        ValueError: less than two target layers, or a ``base`` without a map of each.
     """
 
-    def __init__(self, *args: Any, method: Any = "gradcam++", **options: Any) -> None:
-        super().__init__(*args, method=method, **options)
+    def __init__(self, *args: Any, base: Any = "gradcam++", **options: Any) -> None:
+        super().__init__(*args, base=base, **options)
         self.engine.finding = find_stages
         if self.engine.target_layers is not None and len(self.engine.target_layers) < 2:
             raise ValueError(
@@ -37,6 +37,10 @@ class RefineCAM(Composite):
                 'them, for example target_layers=["layer2", "layer3", "layer4"] of a ResNet'
             )
         self.engine.joined = multiplied
+
+    @staticmethod
+    def _why_not(base: Any) -> str | None:
+        return None if getattr(base, "multiplies", True) else "has no map of each of several layers"
 
     def _explain(self, x: Inputs, targets: Target, size: Size | None, normalize: bool) -> Explanation:
         return self.engine.explain(x, targets, size=size, normalize=normalize)

@@ -12,7 +12,7 @@ from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import LayerMap, drawn, weighted
-from camfast.methods.counts import check_count
+from camfast.options import check_count, check_deviation, check_seed
 from camfast.progress import Progress
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
@@ -127,10 +127,8 @@ class SSCAM(ScoreCAM):
     def __init__(self, *args: Any, num_samples: int = 35, std: float = 2.0, seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
         self._passes = check_count("num_samples", num_samples)
-        if not std >= 0:
-            raise ValueError(f"std={std!r}; expected a standard deviation of at least 0")
-        self._std = std
-        self._seed = seed
+        self._std = check_deviation(std)
+        self._seed = check_seed(seed)
         self.parameters = {"num_samples": num_samples, "std": std, "seed": seed}
 
     def _altered(self, masks: Tensor, numbers: list[int], index: int) -> Tensor:

@@ -14,7 +14,7 @@ from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
 from camfast.maps import drawn
 from camfast.methods.composite import Composite
-from camfast.methods.counts import check_count
+from camfast.options import check_count, check_flag
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.windows import windows
 
@@ -30,7 +30,7 @@ class SESS(Composite):
 
     Args:
         args: as for :class:`camfast.GradCAM`.
-        method: the method that makes the maps, by name or class.
+        base: the method that makes the maps, by name or class; ``"gradcam"`` unless given.
         num_scales: how many scales, the first being the size of the window, each ``2 / 7`` of that larger than the one
             before.
         scales: the scales themselves, as lengths of the image's shorter side in pixels.
@@ -59,6 +59,8 @@ class SESS(Composite):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        if scales is not None and (not isinstance(scales, Sequence) or len(scales) == 0):
+            raise ValueError(f"scales={scales!r}; expected a list of lengths in pixels, or None")
         if pool not in ("mean", "max"):
             raise ValueError(f"pool={pool!r}; expected 'mean' or 'max'")
         self._batch_size = check_count("batch_size", batch_size)
@@ -68,7 +70,7 @@ class SESS(Composite):
             "window": None if window is None else check_count("window", window),
             "step": None if step is None else check_count("step", step),
             "pool": pool,
-            "blur": blur,
+            "blur": check_flag("blur", blur),
         }
 
     def _explain(self, x: Inputs, targets: Target, size: Size | None, normalize: bool) -> Explanation:

@@ -11,8 +11,8 @@ from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import weighted
-from camfast.methods.counts import check_count
 from camfast.noise import noisy
+from camfast.options import check_count, check_deviation, check_seed
 from camfast.passes import ForwardPass, GradientPass
 from camfast.runners import Runner
 from camfast.targets import Classes, Scores
@@ -38,9 +38,11 @@ class SmoothGradCAMPlusPlus(Engine):
 
     def __init__(self, *args: Any, num_samples: int = 4, std: float = 0.3, seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
-        if not std >= 0:
-            raise ValueError(f"std={std!r}; expected a standard deviation of at least 0")
-        self.parameters = {"num_samples": check_count("num_samples", num_samples), "std": std, "seed": seed}
+        self.parameters = {
+            "num_samples": check_count("num_samples", num_samples),
+            "std": check_deviation(std),
+            "seed": check_seed(seed),
+        }
 
     def _explain(self, runner: Runner, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
         plain = self._plain(runner, batch)

@@ -108,7 +108,7 @@ class SESS:
     def _windows(self, engine: Engine, side: int) -> _Windows:
         found = _Windows(
             engine.model,
-            method=lambda *_: engine,
+            base=lambda *_: engine,
             num_scales=self.num_scales,
             scales=self.get_scales(side),
             window=self.window_size,
