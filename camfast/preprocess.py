@@ -63,7 +63,20 @@ class Preprocessing:
             raise ValueError(f"crop={self.crop} is larger than resize={self.resize}")
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Model input, float32 [N, 3, crop, crop], from uint8 frames [N, H, W, 3]."""
+        """Model input, float32 [N, 3, crop, crop], from uint8 RGB frames [N, H, W, 3].
+
+        Raises:
+            TypeError: not a uint8 tensor.
+            ValueError: another shape.
+        """
+        if not isinstance(frames, Tensor) or frames.dtype != torch.uint8:
+            found = f"a {frames.dtype} tensor" if isinstance(frames, Tensor) else f"a {type(frames).__name__}"
+            raise TypeError(
+                f"frames is {found}; expected a uint8 tensor [N, H, W, 3]: torch.from_numpy(numpy.array(photo))[None]"
+            )
+        if frames.dim() != 4 or frames.shape[3] != 3:
+            hint = "; add the batch dimension with frames[None]" if frames.dim() == 3 else ""
+            raise ValueError(f"frames has shape {list(frames.shape)}; expected [N, H, W, 3]{hint}")
         return self.normalized(self.squares(frames))
 
     def squares(self, frames: Tensor) -> Tensor:

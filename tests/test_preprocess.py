@@ -78,3 +78,17 @@ def test_bad_settings_are_named():
         Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3, fit="stretch")
     with pytest.raises(ValueError, match="crop=300 is larger than resize=256"):
         Preprocessing(256, 300, (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("frames", "error", "message"),
+    [
+        (torch.zeros(1, 8, 8, 3), TypeError, "frames is a torch.float32 tensor; expected a uint8 tensor"),
+        ("cat.jpg", TypeError, r"frames is a str; expected a uint8 tensor \[N, H, W, 3\]"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), ValueError, r"\[8, 8, 3\]; .*add the batch dimension"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ValueError, r"frames has shape \[1, 3, 8, 8\]; expected"),
+    ],
+)
+def test_frames_that_are_none(frames, error, message):
+    with pytest.raises(error, match=message):
+        PLAIN(frames)
