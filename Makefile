@@ -66,9 +66,9 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 	$(BIN)/python -c 'import camfast; print(camfast.backends())'
 	@touch $@
 
+# visflow uses grad-cam, and stands for others that do; what it pins is older than need be.
 $(VENV)/.test: $(VENV)/.built
 	$(PIP) install --quiet --group test
-	# Uses grad-cam, and stands for others that do; what it pins is older than need be.
 	$(PIP) install --quiet --no-deps --ignore-requires-python visflow==1.0.5
 	@touch $@
 
