@@ -67,9 +67,11 @@ def combine(layers: Sequence[LayerMap], form: MapForm) -> tuple[Tensor, Tensor]:
 def multiplied(layers: Sequence[LayerMap], form: MapForm) -> tuple[Tensor, Tensor]:
     """As :func:`combine`, with the product of the layers' maps, each in [0, 1] at the size asked for: what is not hot
     in one of them is not hot."""
-    own = [layer(size=None) for layer in layers]
-    dimensions = own[0][0].dim() - own[0][1].dim() + 1
-    size = form.size or max((tuple(maps.shape[-dimensions:]) for maps, _ in own), key=math.prod)
+    size = form.size
+    if size is None:
+        own = [layer(size=None) for layer in layers]
+        size = max((tuple(maps.shape[ranges.dim() - 1 :]) for maps, ranges in own), key=math.prod)
+    dimensions = len(size)
     product: Tensor | None = None
     for layer in layers:
         maps, ranges = layer(size=size)

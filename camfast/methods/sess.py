@@ -82,14 +82,13 @@ class SESS(Composite):
             raise ValueError("SESS explains one class of every image; give one at a time")
         if len(batch) == 0:
             return self.engine.explain(x, targets, size=size, normalize=normalize)
-        whole = self.engine.explain(x, wanted)
+        whole = self.engine.explain(x, wanted, size="layer" if size == "layer" else None)
         if whole.targets is not None:
             wanted = Classes(whole.targets, checked=True)
         images = batch.images.detach()
         found = self._found(images, wanted)
-        layer = None if size == "layer" else batch.size if size is None else tuple(size)
-        small = self.engine.explain(x, wanted, size="layer").heatmaps.shape[-2:] if layer is None else layer
-        heatmaps, ranges = drawn(found, relu=False)(size=tuple(small), normalize=normalize)
+        drawn_at = tuple(size) if isinstance(size, Sequence) and size != "layer" else whole.heatmaps.shape[-2:]
+        heatmaps, ranges = drawn(found, relu=False)(size=tuple(drawn_at), normalize=normalize)
         return Explanation(heatmaps, whole.logits, whole.targets, ranges)
 
     def _found(self, images: Tensor, targets: Classes | Scores) -> Tensor:
