@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from compat_contenders import BY_NAME, CASES, DROP_IN, PEER, Case
-from compat_process import Contender
+from compat_process import contender
 from compat_tables import compat_table
 from engine_models import SIZE
 from measure import in_turns, machine, write
@@ -36,7 +36,7 @@ def bench(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
     """What the peer and the drop-in need for a case."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         both = {
-            name: processes.enter_context(Contender(case, name, device, Path(folder, name))) for name in (PEER, DROP_IN)
+            name: processes.enter_context(contender(case, name, device, Path(folder, name))) for name in (PEER, DROP_IN)
         }
         say(f"timing {case.name}, batch {case.batch}")
         return {

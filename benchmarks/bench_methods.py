@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from measure import in_turns, machine, write
 from methods_contenders import BY_NAME, ROWS, Method
-from methods_process import SIZE, Contender
+from methods_process import SIZE, contender
 from methods_tables import methods_table
 
 TURN = 0.3
@@ -40,7 +40,7 @@ def bench(row: Method, device: torch.device, seconds: float) -> dict[str, Any]:
     """What every contender needs for a method."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         contenders = {
-            name: processes.enter_context(Contender(row, name, device, Path(folder, name.replace(" ", "-"))))
+            name: processes.enter_context(contender(row, name, device, Path(folder, name.replace(" ", "-"))))
             for name in row.contenders
         }
         say(f"{row.name}: timing {', '.join(contenders)}")

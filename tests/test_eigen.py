@@ -98,5 +98,5 @@ def test_eigencam_is_the_same_for_every_class_and_needs_no_gradient(monkeypatch)
 
 
 def test_methods_take_no_other_arguments():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'kernel'"):
+    with pytest.raises(TypeError, match="EigenCAM has no option 'kernel'; known: target_layers"):
         EigenCAM(PooledNet(), kernel="rbf")
