@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CUDA_CHECK := 80 86 90 100
+# Tests run in as many processes as there are cores, four at most, with one thread each.
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test lint cuda-check bench clean machine
@@ -19,7 +21,7 @@ demo: $(VENV)/.built
 	$(BIN)/camfast demo -o out/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

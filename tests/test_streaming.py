@@ -23,7 +23,9 @@ def frames(count, size=(16, 20)):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
-@pytest.mark.parametrize("targets", [None, 2, camfast.TopK(2), lambda output: output[1]], ids=str)
+@pytest.mark.parametrize(
+    "targets", [None, 2, camfast.TopK(2), lambda output: output[1]], ids=["predicted", "class", "top2", "callable"]
+)
 def test_results_come_in_order_and_are_those_of_a_batch(model, batch_size, targets):
     given = frames(10)
     cam = camfast.GradCAM(model)
