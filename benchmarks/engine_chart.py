@@ -1,4 +1,4 @@
-"""README's picture of benchmarks/bench_engine.py: the cost of an explanation over that of a plain forward pass."""
+"""The picture of benchmarks/bench_engine.py: the cost of an explanation over that of a plain forward pass."""
 
 from __future__ import annotations
 

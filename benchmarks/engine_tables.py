@@ -1,4 +1,4 @@
-"""README's tables of benchmarks/bench_engine.py."""
+"""The tables of benchmarks/bench_engine.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {
 
 
 def engine_table(results: dict[str, Any]) -> str:
-    """Everything that README has of a run."""
+    """All tables of a run."""
     parts = [times_table(results), _caption(results)]
     if "fidelity" in results:
         parts += [

@@ -1,4 +1,4 @@
-"""README's table of benchmarks/bench_methods.py."""
+"""The table of benchmarks/bench_methods.py."""
 
 from __future__ import annotations
 

@@ -16,12 +16,13 @@ from typing import Any
 from compat_tables import compat_table
 from engine_tables import engine_table
 from methods_tables import methods_table
-from video_tables import video_table
+from video_tables import ratios_table_with_caption, video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-PAGES = (ROOT / "README.md", ROOT / "docs/methods.md", ROOT / "docs/migrating.md")
-BLOCK = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/migrating.md"))
+BLOCK = re.compile(r"(<!-- (\S+\.json)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+"""A comment that names results, and a part of their table where a page has no more; what it stands for; its end."""
 
 
 def op_table(results: dict[str, Any]) -> str:
@@ -73,12 +74,14 @@ def _ratio(value: float) -> str:
 
 
 TABLES = {
-    "op": op_table,
-    "engine": engine_table,
-    "video": video_table,
-    "methods": methods_table,
-    "compat": compat_table,
+    ("op", None): op_table,
+    ("engine", None): engine_table,
+    ("video", None): video_table,
+    ("video", "ratios"): ratios_table_with_caption,
+    ("methods", None): methods_table,
+    ("compat", None): compat_table,
 }
+"""By the benchmark, and the part of its table."""
 
 
 def read(name: str) -> dict[str, Any]:
@@ -92,19 +95,20 @@ def filled(text: str) -> str:
 
     def block(found: re.Match[str]) -> str:
         results = read(found[2])
-        return f"{found[1]}{TABLES[results['benchmark']](results)}\n{found[3]}"
+        return f"{found[1]}{TABLES[results['benchmark'], found[3]](results)}\n{found[4]}"
 
     return BLOCK.sub(block, text)
 
 
-def draw_pictures(text: str) -> None:
-    """Those of a page's tables that the page shows."""
+def draw_pictures(page: Path) -> None:
+    """Those of a page's tables that the page shows from beside it."""
     from engine_chart import draw  # matplotlib, which --check can do without
 
-    for _, name, _ in BLOCK.findall(text):
-        picture = f"docs/{Path(name).stem}.png"
-        if f"({picture})" in text:
-            draw(read(name), ROOT / picture)
+    text = page.read_text()
+    for _, name, *_ in BLOCK.findall(text):
+        picture = page.parent / f"{Path(name).stem}.png"
+        if f"({picture.name})" in text:
+            draw(read(name), picture)
 
 
 def main() -> None:
@@ -120,7 +124,7 @@ def main() -> None:
             sys.exit(f"{page.name} is not what benchmarks/results give; run benchmarks/tables.py")
         if not check:
             page.write_text(after)
-            draw_pictures(after)
+            draw_pictures(page)
 
 
 if __name__ == "__main__":

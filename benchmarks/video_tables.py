@@ -1,4 +1,4 @@
-"""README's tables of benchmarks/bench_video.py."""
+"""The tables of benchmarks/bench_video.py."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ PEERS = ("grad-cam", "torchcam")
 
 def video_table(results: dict[str, Any]) -> str:
     """Frames a second, ratios to the peers, CPU time and memory."""
-    cases = results["cases"]
-    rates = [["model, clip", *PARTS, *OWN, *PEERS]]
-    for case in cases:
+    rows = [["model, clip", *PARTS, *OWN, *PEERS]]
+    for case in results["cases"]:
         rate = case["frames_per_second"]
-        rates.append([_subject(case), *(_number(rate, name) for name in (*PARTS, *OWN, *PEERS))])
-    ratios = [
-        [
-            "model, clip",
-            "camfast",
-            *(f"over {peer}" for peer in PEERS),
-            "CPU seconds a frame",
-            "over its parts",
-            "peak memory",
-        ]
-    ]
-    for case in cases:
+        rows.append([_subject(case), *(_number(rate, name) for name in (*PARTS, *OWN, *PEERS))])
+    return "\n".join(["Frames a second:", "", _table(rows), "", ratios_table_with_caption(results)])
+
+
+def ratios_table_with_caption(results: dict[str, Any]) -> str:
+    """Rates over those of the peers, CPU time and memory, and how they were taken."""
+    heads = [*(f"over {peer}" for peer in PEERS), "CPU seconds a frame", "over its parts", "peak memory"]
+    rows = [["model, clip", "camfast", *heads]]
+    for case in results["cases"]:
         rate, cpu = case["frames_per_second"], case["cpu_seconds_per_frame"]
         for name in (name for name in OWN if name in rate):
-            ratios.append(
+            rows.append(
                 [
                     _subject(case),
                     name,
@@ -45,7 +41,7 @@ def video_table(results: dict[str, Any]) -> str:
         f"{machine['grad-cam']}, torchcam {machine['torchcam']}. Medians of runs in which all take turns, each in a "
         "process of its own. Over its parts: CPU seconds over those of decoding, the model and encoding alone."
     )
-    return "\n".join(["Frames a second:", "", _table(rates), "", _table(ratios), "", caption])
+    return "\n".join([_table(rows), "", caption])
 
 
 def _subject(case: dict[str, Any]) -> str:
