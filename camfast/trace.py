@@ -203,7 +203,8 @@ class _Tracer(fx.Tracer):
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__(autowrap_modules=())
+        none: Any = ()  # some versions of torch are typed for exactly one module
+        super().__init__(autowrap_modules=none)
         self.layers: dict[str, fx.Node] = {}
         self._names = names
         self._thread = threading.get_ident()
