@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -78,8 +79,18 @@ def mask(channels: int | Sequence[int] | Tensor, dim: int = 1) -> Edit:
                 f"mask: channels is a {channels.dtype} tensor; expected bool or floating for a mask, int64 for channels"
             )
         return _weighted(channels, dim)
-    numbers = channels.flatten().tolist() if isinstance(channels, Tensor) else channels
-    return _without([numbers] if isinstance(numbers, int) else list(numbers), dim)
+    if isinstance(channels, Tensor):
+        channels = channels.flatten().tolist()
+    return _without(_whole_numbers([channels] if isinstance(channels, int) else channels), dim)
+
+
+def _whole_numbers(channels: Sequence[int]) -> list[int]:
+    if isinstance(channels, str) or not isinstance(channels, Iterable):
+        raise TypeError(f"mask: channels is a {type(channels).__name__}; expected whole numbers, or a tensor")
+    try:
+        return [operator.index(number) for number in channels]
+    except TypeError:
+        raise TypeError(f"mask: channels={channels!r}; expected whole numbers, or a tensor") from None
 
 
 def _without(channels: list[int], dim: int) -> Edit:

@@ -39,7 +39,8 @@ class Pruning:
         return self.before.argmax(1) != self.after.argmax(1)
 
     def __str__(self) -> str:
-        changed = f"{int(self.class_changed.sum())} of {len(self.before)} samples have another class"
+        count = int(self.class_changed.sum())
+        changed = f"{count} of {len(self.before)} samples {'has' if count == 1 else 'have'} another class"
         return f"{text_table(_HEADER, self._cells(), _LEFT)}\n{changed}"
 
     def __repr__(self) -> str:
@@ -88,7 +89,7 @@ def prune(
     sample  class  pruned           its logit   pruned  largest change
          0    281     281              9.1307   8.8713          0.4121
          1    207     208  changed     7.0012   6.1108          0.9830
-    1 of 2 samples have another class
+    1 of 2 samples has another class
 
     The model keeps its weights; only in the second pass the layer puts out zeros there.
 
