@@ -29,7 +29,7 @@ def resolve_layers(model: nn.Module, layers: Layers, argument: str = "target_lay
     # nn.Sequential and nn.ModuleList are sequences too, and are one layer.
     given: Any = [layers] if isinstance(layers, (str, nn.Module, type)) else layers
     if not isinstance(given, Iterable):
-        raise TypeError(f"{argument} is a {type(given).__name__}; expected modules or dotted names")
+        raise TypeError(f"{argument} is a {type(given).__name__}; expected modules, dotted names, globs or types")
     resolved: dict[str, nn.Module] = {}
     known = dict(model.named_modules(remove_duplicate=False))  # a shared module has several names
     for layer in given:
@@ -65,7 +65,7 @@ def _matching(layer: Any, known: Mapping[str, nn.Module]) -> dict[str, nn.Module
             raise ValueError(f"the model has no layer of type {layer.__name__}; {did_you_mean(layer.__name__, types)}")
         return _each_once(of_type)
     found = f"the type {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
-    raise TypeError(f"target layer is {found}; expected a module or a dotted name")
+    raise TypeError(f"target layer is {found}; expected a module, a dotted name, a glob or a type of modules")
 
 
 def _each_once(named: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

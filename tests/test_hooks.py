@@ -143,7 +143,9 @@ def test_wrong_layers_are_named():
         camfast.capture(PooledNet(), PooledNet().conv).__enter__()
     with pytest.raises(ValueError, match="^layers is empty; give at least one layer$"):
         camfast.capture(PooledNet(), []).__enter__()
-    with pytest.raises(TypeError, match="target layer is the type int; expected a module or a dotted name"):
+    with pytest.raises(
+        TypeError, match="target layer is the type int; expected a module, a dotted name, a glob or a type of modules"
+    ):
         camfast.capture(PooledNet(), int).__enter__()
     with pytest.raises(TypeError, match="model is a int; expected a torch.nn.Module"):
         camfast.capture(3, "conv").__enter__()

@@ -300,9 +300,9 @@ def test_pruning_reports_what_changes():
         str(found)
         == repr(found)
         == """\
-sample  class  pruned           its logit  pruned  largest change
-     0      1       1              2.0000  2.0000          1.0000
-     1      0       1  changed     3.0000  0.0000          3.0000
+sample  class  class after           its logit  logit after  largest change
+     0      1            1              2.0000       2.0000          1.0000
+     1      0            1  changed     3.0000       0.0000          3.0000
 1 of 2 samples has another class"""
     )
     assert found._repr_html_().count("<tr>") == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ class Capture:
     ``"net['out']"``.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, layers: Iterable[str]) -> None:
         self.activations: dict[str, Tensor] = Entries(
             {}, {name: f"layer {name!r} has not run in this block" for name in layers}
         )
@@ -100,9 +100,9 @@ def capture(
     (torch.Size([1, 512, 7, 7]), torch.Size([1, 512, 7, 7]))
     >>> print(seen.summary())  # doctest: +SKIP
 
-    Passes of other threads are not seen. Layers that gradient checkpointing runs again in a backward pass are not seen
-    twice; with ``use_reentrant=True`` a layer that runs several times has no gradients. A block sees what edits that
-    were opened before it have made of a layer's output.
+    Passes of other threads are not seen. Compiled models run uncompiled in the block. Layers that gradient
+    checkpointing runs again in a backward pass are not seen twice; with ``use_reentrant=True`` a layer that runs
+    several times has no gradients. A block sees what edits that were opened before it have made of a layer's output.
 
     Args:
         model: any module; its parameters, mode and outputs are left as they are.
@@ -122,7 +122,8 @@ def capture(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}; expected a floating type")
-    seen = Capture(select_layers(model, layers))
+    names = list(select_layers(model, layers))
+    seen = Capture(names)
 
     def kept(tensor: Tensor) -> Tensor:
         return (tensor.detach() if detach else tensor).to(device=device, dtype=dtype, copy=True)
@@ -130,8 +131,8 @@ def capture(
     with tensor_hooks() as hooks, ExitStack() as stack:
         recorder = _Recorder(seen, kept, hooks if gradients else None)
         if inputs:
-            stack.enter_context(layer_hooks(model, layers, recorder.before, before=True))
-        stack.enter_context(layer_hooks(model, layers, recorder.after))
+            stack.enter_context(layer_hooks(model, names, recorder.before, before=True))
+        stack.enter_context(layer_hooks(model, names, recorder.after))
         yield seen
 
 

@@ -39,7 +39,8 @@ class GradientMonitor:
     fc                             0.0312     0.0156     0.0871
 
     All gradients of a layer between two steps make one norm: several runs, several backward passes. Under a
-    ``GradScaler`` it is that of the scaled loss. A model may go in and out of the block; what was recorded stays.
+    ``GradScaler`` it is that of the scaled loss. The block may be left and opened again; what was recorded stays.
+    Compiled models run uncompiled in it.
 
     Args:
         model: any module.

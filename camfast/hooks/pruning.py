@@ -15,7 +15,7 @@ from camfast.inputs import Inputs, check_inputs, normal_tensors
 from camfast.layers import Layer
 from camfast.outputs import Chosen, Selector
 
-_HEADER = ("sample", "class", "pruned", "", "its logit", "pruned", "largest change")
+_HEADER = ("sample", "class", "class after", "", "its logit", "logit after", "largest change")
 _LEFT = 0
 
 
@@ -86,9 +86,9 @@ def prune(
     """Run a model as it is, and with channels of a layer set to zero, in evaluation mode and without grad.
 
     >>> print(camfast.hooks.prune(model, "layer4", [0, 1, 2], x))  # doctest: +SKIP
-    sample  class  pruned           its logit   pruned  largest change
-         0    281     281              9.1307   8.8713          0.4121
-         1    207     208  changed     7.0012   6.1108          0.9830
+    sample  class  class after           its logit  logit after  largest change
+         0    281          281              9.1307       8.8713          0.4121
+         1    207          208  changed     7.0012       6.1108          0.9830
     1 of 2 samples has another class
 
     The model keeps its weights; only in the second pass the layer puts out zeros there.
