@@ -220,6 +220,10 @@ def test_graphs_are_kept_on_request():
         torch.autograd.grad(model(x), x, create_graph=True)
     (slope,) = torch.autograd.grad(seen.gradients["relu"].sum(), model.triple.weight)
     assert slope.item() == 6  # the gradient there is w²
+    with camfast.capture(model.requires_grad_(False), ["relu", "triple"], detach=False) as seen:
+        model(x.detach())
+        (seen.activations["relu:2"] * 5).sum().backward()  # a loss on an activation, of a frozen model
+    assert {entry: tensor.item() for entry, tensor in seen.gradients.items()} == {"relu": 15, "triple": 5, "relu:2": 5}
 
 
 def test_a_frozen_model():

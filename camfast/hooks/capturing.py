@@ -16,7 +16,7 @@ from camfast.hooks.selection import layer_hooks, select_layers
 from camfast.hooks.summary import LayerSummary, Summary
 from camfast.hooks.tensor_hooks import TensorHooks, own_tensor, tensor_hooks
 from camfast.layers import Layers
-from camfast.trees import labelled_tensors, mapped
+from camfast.trees import labelled_tensors, with_tensors
 
 
 class Entries(dict[str, Tensor]):
@@ -162,22 +162,20 @@ class _Recorder:
             again = is_recomputing()
             self._runs[name] += not again
             run = name if self._runs[name] == 1 else f"{name}:{self._runs[name]}"
-            entries = [run + path for path in labelled_tensors(output)]
-            if not again:
-                for entry, tensor in zip(entries, labelled_tensors(output).values(), strict=True):
+            known = not again or self._runs[name] == 1  # else nobody knows which run this was
+            going_on = []
+            for path, tensor in labelled_tensors(output).items():
+                entry = run + path
+                if self._hooks is not None:
+                    tensor = self._watched(entry if known else None, tensor, module, args)
+                if not again:
                     self._seen.activations[entry] = self._kept(tensor)
                     self._seen._types[entry] = type(module).__name__
-                given = self._given[name].pop() if self._given[name] else {}
+                going_on.append(tensor)
+            if not again and self._given[name]:
+                given = self._given[name].pop()
                 self._seen.inputs.update({run + path: tensor for path, tensor in given.items()})
-            if self._hooks is None:
-                return None
-            waiting = iter(entries)
-            known = not again or self._runs[name] == 1  # else nobody knows which run this was
-
-            def watched(tensor: Tensor) -> Tensor:
-                return self._watched(next(waiting) if known else None, tensor, module, args)
-
-            return mapped(watched, output)
+            return with_tensors(output, going_on)
 
         return hook
 
