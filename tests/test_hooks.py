@@ -257,14 +257,14 @@ def test_in_place_operations_on_what_shares_memory(layer, after):
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(3))
     with camfast.capture(model, ["0", "1"]) as seen:
-        out = model(torch.tensor([[-1.0, 0.5, 2.0]]))
+        out = model(torch.tensor([[[-1.0, 0.5, 2.0]]]))  # which Flatten makes a view of
         (out * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     rectifies = isinstance(layer, nn.ReLU)
-    assert out.tolist() == [[0, 0.5, 2]]
-    assert seen.activations["0"].tolist() == [[-1, 0.5, 2]]
-    assert seen.activations["1"].tolist() == [[0 if rectifies else -1, 0.5, 2]]
-    assert seen.gradients["0"].tolist() == [[0, 2, 3]]
-    assert seen.gradients["1"].tolist() == [[1 if rectifies else 0, 2, 3]]
+    assert out.flatten().tolist() == [0, 0.5, 2]
+    assert seen.activations["0"].flatten().tolist() == [-1, 0.5, 2]
+    assert seen.activations["1"].flatten().tolist() == [0 if rectifies else -1, 0.5, 2]
+    assert seen.gradients["0"].flatten().tolist() == [0, 2, 3]
+    assert seen.gradients["1"].flatten().tolist() == [1 if rectifies else 0, 2, 3]
 
 
 def test_the_gradient_is_that_of_the_layers_output_alone():
