@@ -5,13 +5,21 @@
 >>> heatmaps = cam(x)                        # doctest: +SKIP
 """
 
-from camfast import metrics, ops, reference
+from camfast import hooks, metrics, ops, reference
 from camfast.allocator import keep_memory
 from camfast.attribution import Attribution
 from camfast.backends import backends
 from camfast.dense_scores import BoxTarget, SegmentationTarget
 from camfast.explanation import Explanation
-from camfast.hooks import capture
+from camfast.hooks import (
+    GradientMonitor,
+    capture,
+    capture_tensor,
+    edit_activations,
+    edit_gradients,
+    on_backward,
+    on_forward,
+)
 from camfast.methods import (
     CAM,
     FEM,
@@ -91,6 +99,7 @@ __all__ = [
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientMonitor",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
@@ -117,11 +126,17 @@ __all__ = [
     "annotate_video",
     "backends",
     "capture",
+    "capture_tensor",
+    "edit_activations",
+    "edit_gradients",
     "explain",
     "explain_video",
+    "hooks",
     "keep_memory",
     "load_model",
     "metrics",
+    "on_backward",
+    "on_forward",
     "ops",
     "overlay",
     "overlay_",

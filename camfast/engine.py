@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
-from camfast.explainer import Explainer, Layers, Size
+from camfast.explainer import Explainer, Size
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layer_runs import LayerRun, trace_sample
-from camfast.layers import resolve_layers
+from camfast.layers import Layers, resolve_layers
 from camfast.maps import LayerMap, combine
 from camfast.optimize.graphs import Graphs
 from camfast.options import check_flag, refuse_unknown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +17,6 @@ from camfast.streaming import stream
 from camfast.targets import Target
 
 Self = TypeVar("Self", bound="Explainer")
-Layers = nn.Module | str | Sequence[nn.Module | str]
 Size = tuple[int, ...] | Literal["layer"]
 
 

@@ -16,6 +16,14 @@ def tensors_in(output: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(output) if _is_floating(leaf)]
 
 
+def labelled_tensors(output: Any) -> dict[str, Tensor]:
+    """The same by where they are: ``""`` is a tensor itself, ``"[0]"`` first in a tuple, ``"['out']"`` in a dict."""
+    if isinstance(output, Tensor):
+        return {"": output} if output.is_floating_point() else {}
+    leaves, _ = _pytree.tree_flatten_with_path(output)
+    return {_pytree.keystr(path): leaf for path, leaf in leaves if _is_floating(leaf)}
+
+
 def with_tensors(output: Any, tensors: Iterable[Any]) -> Any:
     """The output with its floating tensors replaced, in their order."""
     given = iter(tensors)

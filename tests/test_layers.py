@@ -97,6 +97,32 @@ def test_a_shared_module_has_every_one_of_its_names():
     assert list(resolve_layers(model, model.conv)) == ["conv"]
 
 
+def test_layers_by_glob_and_by_type():
+    model = torchvision.models.resnet18()
+    assert list(resolve_layers(model, "layer?")) == ["layer1", "layer2", "layer3", "layer4"]
+    assert list(resolve_layers(model, "layer[12].0.conv*")) == [
+        f"layer{stage}.0.conv{number}" for stage in (1, 2) for number in (1, 2)
+    ]
+    assert len(resolve_layers(model, "*.conv*")) == 16  # the star goes past dots
+    assert "" not in resolve_layers(model, "*")
+    assert list(resolve_layers(model, nn.Conv2d))[:2] == ["conv1", "layer1.0.conv1"]
+    assert len(resolve_layers(model, (nn.MaxPool2d, nn.AdaptiveAvgPool2d, "fc"))) == 3
+    assert list(resolve_layers(model, torchvision.models.ResNet)) == [""]
+    assert list(resolve_layers(model, ["fc", "layer4.*.conv1", "layer4.0.*"]))[:3] == [
+        "fc", "layer4.0.conv1", "layer4.1.conv1"
+    ]  # fmt: skip
+    cam = camfast.GradCAM(model.eval(), ["layer3", "layer[4]"])
+    assert cam.target_layers == ["layer3", "layer4"]
+
+
+def test_a_shared_module_is_found_once_by_a_glob_or_a_type():
+    model = PooledNet()
+    model.conv_again = model.conv
+    assert list(resolve_layers(model, "conv*")) == ["conv"]
+    assert list(resolve_layers(model, nn.Conv2d)) == ["stem", "conv"]
+    assert list(resolve_layers(model, "*again")) == ["conv_again"]
+
+
 def test_layers_by_name_and_by_module():
     model = torchvision.models.resnet18()
     named = resolve_layers(model, ["layer4.1", model.layer3, "layer1"])
@@ -113,9 +139,17 @@ def test_layers_by_name_and_by_module():
         (["layer4", "zzz"], ValueError, "target layer 'zzz' is not in the model; known: conv1, bn1, relu"),
         ("", None, None),
         (nn.Conv2d(3, 3, 3), ValueError, "target layer Conv2d is not a module of this model"),
-        (4, TypeError, "target_layers is a int; expected modules or dotted names"),
-        ([4], TypeError, "target layer is a int; expected a module or a dotted name"),
+        (4, TypeError, "target_layers is a int; expected modules, dotted names, globs or types"),
+        ([4], TypeError, "target layer is a int; expected a module, a dotted name, a glob or a type of modules"),
         ([], ValueError, "target_layers is empty"),
+        ("layer5.*", ValueError, r"target layer 'layer5\.\*' matches no layer of the model; did you mean layer4"),
+        (nn.Conv3d, ValueError, "the model has no layer of type Conv3d; did you mean Conv2d"),
+        (
+            nn.LSTM,
+            ValueError,
+            "the model has no layer of type LSTM; known: Conv2d, BatchNorm2d, ReLU, MaxPool2d, Sequent",
+        ),
+        (int, TypeError, "target layer is the type int; expected a module, a dotted name, a glob or a type of modules"),
     ],
 )
 def test_wrong_layers_are_named(layers, error, message):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from camfast.engine import Engine
-from camfast.explainer import Explainer, Layers, Size
+from camfast.explainer import Explainer, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
+from camfast.layers import Layers
 from camfast.options import check_flag
 from camfast.plan import Plan
 from camfast.targets import Target

@@ -13,9 +13,10 @@ from torch.nn.functional import pad
 
 from camfast._operands import accumulation_type
 from camfast.engine import Engine
-from camfast.explainer import Layers, Size
+from camfast.explainer import Size
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs
+from camfast.layers import Layers
 from camfast.maps import drawn
 from camfast.nmf import factorize
 from camfast.passes import prepared

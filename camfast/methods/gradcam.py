@@ -25,10 +25,10 @@ class GradCAM(RuleMethod):
     Args:
         model: any module that maps [N, C, H, W] to logits [N, classes]. DataParallel and ``torch.compile`` wrappers
             are looked through: the module inside runs, eagerly, on its own device.
-        target_layers: modules or dotted names; None finds the last layer with a feature map at the first call, or, of a
-            transformer, what enters the last attention. Several layers are normalized each, at their own size,
-            averaged, and normalized again. A layer that runs several times in one forward pass counts with its last
-            run.
+        target_layers: modules, dotted names, globs of names or types; None finds the last layer with a feature map at
+            the first call, or, of a transformer, what enters the last attention. Several layers are normalized each, at
+            their own size, averaged, and normalized again. A layer that runs several times in one forward pass counts
+            with its last run.
         reshape_transform: makes [N, C, h, w] of what the layer puts out, and of its gradient, where it is not that
             already. Channels that come last, and tokens, are read as maps without it where there is no doubt.
         output: which part of the model's output has the logits, where that is not a tensor: a key, an index, or a

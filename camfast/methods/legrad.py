@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from camfast.attention_calls import BlockRun, BlockRuns
-from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, normal_tensors
+from camfast.layers import Layers
 from camfast.maps import drawn
 from camfast.methods.direct import PlainMethod
 from camfast.passes import check_parameters, gradients_of
