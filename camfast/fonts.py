@@ -22,7 +22,7 @@ def legible(artist: Text) -> Text:
     Where no installed font has some, they are written as escapes (``\\u732b``), never as boxes, and a warning says so
     once. Dollar signs are dollar signs, not formulas. What matplotlib has set for all figures is not touched.
     """
-    text = artist.get_text()
+    text = artist.get_text().expandtabs(1)
     artist.set_parse_math(False)
     missing = lacking(findfont(artist.get_fontproperties()), text)
     families, missing = _families(missing)
@@ -39,13 +39,15 @@ def legible(artist: Text) -> Text:
     return artist
 
 
-def file_for(text: str) -> str | None:
-    """The file of one installed font that has every character of a text; None where there is none."""
+def file_for(text: str) -> str:
+    """The file of the installed font that has the most of a text's characters, all where one has."""
     needed = frozenset(text)
-    own = findfont(FontProperties())
-    paths = (own, *(entry.fname for entry in _candidates()))
-    found = next((path for path in paths if not lacking(path, needed)), None)
-    return found or next((path for path in _unlisted() if not lacking(path, needed)), None)
+
+    def lacks(path: str) -> int:
+        return len(lacking(path, needed))
+
+    best = min((str(findfont(FontProperties())), *(entry.fname for entry in _candidates())), key=lacks)
+    return min((best, *_unlisted()), key=lacks) if lacks(best) else best
 
 
 def lacking(path: str, text: Iterable[str]) -> frozenset[str]:
@@ -95,7 +97,8 @@ def _candidates() -> list[FontEntry]:
 def _unlisted() -> tuple[str, ...]:
     """Fonts installed since matplotlib made the list that it keeps of them."""
     listed = {str(Path(entry.fname)) for entry in fontManager.ttflist}
-    return tuple(sorted(path for path in map(str, findSystemFonts()) if path not in listed))
+    found = [path for path in map(str, findSystemFonts()) if path not in listed]
+    return tuple(sorted(found, key=lambda path: ("Regular" not in path, "Sans" not in path, path)))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from camfast.fonts import legible
-
 _WIDEST = 20.0
 """Of a figure, in inches."""
 _FEWEST = 24
@@ -84,7 +82,7 @@ class Mosaic:
         size = _label_size(axis, self.columns, self.rows)
         for index, label in enumerate(labels):
             top, left = self.place(index)
-            legible(axis.text(left - 0.5, top - 0.5, label, fontsize=size, va="bottom", ha="left", clip_on=True))
+            axis.text(left - 0.5, top - 0.5, label, fontsize=size, va="bottom", ha="left", clip_on=True)
         return shown
 
 
