@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from camfast.colors import check_colormap
-from camfast.feature_maps import feature_maps, first_middle_last
+from camfast.feature_maps import FeatureMaps, feature_maps, first_middle_last
 from camfast.fonts import legible
 from camfast.models import LoadedModel
 from camfast.plots.canvas import (
@@ -70,7 +70,7 @@ def feature_grid(
     maps, numbers = _chosen(as_array("activations", activations), sample, channels)
     _check(normalize, colormap, columns)
     mosaic = Mosaic.of(len(maps), maps.shape[1], maps.shape[2], columns)
-    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.figure(scale=normalize == "layer").subplots())
+    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(scale=normalize == "layer"))
     _draw(axis, mosaic, maps, numbers, normalize, colormap)
     if title:
         legible(axis.set_title(title, fontsize=TITLE_SIZE))
@@ -105,11 +105,25 @@ def layer_montage(
         TypeError: a photo for a module without preprocessing; no image at all; what ``ax`` holds are no Axes.
         ValueError: ``layers`` match none with feature maps; ``channels`` below 1; otherwise as :func:`feature_grid`.
     """
+    module, x = _ready(model, image)
+    found, _ = feature_maps(module, x, layers)
+    return montage(found, title, channels=channels, normalize=normalize, colormap=colormap, ax=ax)
+
+
+def montage(
+    layers: Sequence[FeatureMaps],
+    title: str = "",
+    *,
+    channels: int = 36,
+    normalize: Normalize = "channel",
+    colormap: str = "viridis",
+    ax: GivenAxes = None,
+) -> Figure:
+    """The first, the middle and the last of some feature maps; arguments as for :func:`layer_montage`."""
     _check(normalize, colormap, None)
     if not isinstance(channels, int) or channels < 1:
         raise ValueError(f"channels={channels!r}; expected a number of at least 1")
-    module, x = _ready(model, image)
-    shown = first_middle_last(feature_maps(module, x, layers)[0])
+    shown = first_middle_last(layers)
 
     def make() -> Any:
         return Figure(figsize=(4.6 * len(shown), 5.4), layout="constrained").subplots(1, len(shown))
@@ -152,13 +166,12 @@ def filters(
     tiles = weights.transpose(0, 2, 3, 1) if in_color else weights.mean(axis=1)
     largest = float(np.abs(tiles[np.isfinite(tiles)]).max(initial=0)) or 1.0
     mosaic = Mosaic.of(len(tiles), tiles.shape[1], tiles.shape[2], columns)
-    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.figure(scale=not in_color).subplots())
+    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(scale=not in_color))
     labels = [str(number) for number in range(len(tiles))]
     if in_color:
         mosaic.draw(axis, np.nan_to_num(0.5 + tiles / (2 * largest)), labels)
     else:
-        shown = mosaic.draw(axis, tiles, labels, cmap=colormap, vmin=-largest, vmax=largest)
-        _scale(axis, shown)
+        mosaic.draw(axis, tiles, labels, scale=True, cmap=colormap, vmin=-largest, vmax=largest)
     legible(axis.set_title(title or f"{len(tiles)} filters {list(weights.shape[1:])}", fontsize=TITLE_SIZE))
     return figure
 
@@ -171,8 +184,8 @@ def _draw(
     known = finite[np.isfinite(finite)]
     least, most = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     if normalize == "layer":
-        shown = mosaic.draw(axis, finite, labels, cmap=colormap, vmin=least, vmax=most if most > least else least + 1)
-        _scale(axis, shown)
+        most = most if most > least else least + 1
+        mosaic.draw(axis, finite, labels, scale=True, cmap=colormap, vmin=least, vmax=most)
         return
     lows = np.fmin.reduce(finite, axis=(1, 2), keepdims=True)
     spans = np.fmax.reduce(finite, axis=(1, 2), keepdims=True) - lows
@@ -185,10 +198,6 @@ def _label(number: int, values: npt.NDArray[Any]) -> str:
     if not known.size:
         return f"{number} not finite"
     return f"{number} = {known[0]:.2g}" if known.min() == known.max() else str(number)
-
-
-def _scale(axis: Axes, shown: Any) -> None:
-    axis.figure.colorbar(shown, ax=axis, shrink=0.6, pad=0.02).ax.tick_params(labelsize=8)
 
 
 def _chosen(

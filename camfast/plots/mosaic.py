@@ -18,6 +18,8 @@ _FEWEST = 24
 """Pixels of a map's longer side."""
 _TILE = 1.1
 """Of a map at most, in inches."""
+_EDGE, _HEAD, _SCALE = 0.1, 0.3, 0.9
+"""Around all maps, over them for a title, and beside them for a scale of colours, in inches."""
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,30 @@ class Mosaic:
             picture[top : top + self.height, left : left + self.width] = values
         return picture
 
-    def figure(self, scale: bool = False) -> Figure:
-        """One that it fits into, with or without a scale of colours beside it."""
+    def axes(self, scale: bool = False) -> Axes:
+        """Those of a figure that it fits into, with or without room for a scale of colours beside it."""
         down, right = self.step
         tile = min(_TILE, _WIDEST / self.columns)
-        tall = min(self.rows * tile * down / right, 2 * _WIDEST)
-        return Figure(
-            figsize=(max(self.columns * tile, 3.0) + (1.2 if scale else 0.2), max(tall, 1.0) + 0.5),
-            layout="constrained",
-        )
+        wide, tall = max(self.columns * tile, 3.0), max(min(self.rows * tile * down / right, 2 * _WIDEST), 1.0)
+        width, height = wide + 2 * _EDGE + (_SCALE if scale else 0), tall + 2 * _EDGE + _HEAD
+        # No layout engine: it would draw a thousand labels twice.
+        rectangle = (_EDGE / width, _EDGE / height, wide / width, tall / height)
+        return Figure(figsize=(width, height)).add_axes(rectangle)
 
-    def draw(self, axis: Axes, maps: npt.NDArray[Any], labels: Sequence[str], **how: Any) -> Any:
-        """Maps with labels on the Axes; returns the image of matplotlib."""
+    def draw(self, axis: Axes, maps: npt.NDArray[Any], labels: Sequence[str], scale: bool = False, **how: Any) -> None:
+        """Maps with labels on the Axes, and a scale of their colours if it is wanted."""
         picture = self.joined(maps)
         shown = axis.imshow(picture, interpolation="nearest", **how)
         axis.set_axis_off()
+        if scale:
+            # An inset takes no room from Axes that are given.
+            beside = axis.inset_axes((1.0, 0.15, 0.03, 0.7))
+            axis.figure.colorbar(shown, cax=beside).ax.tick_params(labelsize=8)
         size = _label_size(axis, self.columns, self.rows)
         for index, label in enumerate(labels):
             top, left = self.place(index)
-            axis.text(left - 0.5, top - 0.5, label, fontsize=size, va="bottom", ha="left", clip_on=True)
-        return shown
+            text = axis.text(left - 0.5, top - 0.5, label, fontsize=size, va="bottom", ha="left", clip_on=True)
+            text.set_in_layout(False)  # it lies within the Axes, and a thousand of them would take seconds
 
 
 def _gap(side: int, share: float = 0.2) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from camfast.explanation import Explanation
+from camfast.plots.canvas import axes_for
 from camfast.plots.mosaic import Mosaic
 
 _MOST_SAMPLES, _MOST_CLASSES = 12, 6
@@ -38,8 +39,7 @@ def png_of(result: Explanation) -> bytes | None:
     tiles = _small(maps.flatten(0, 1)).numpy()
     # A row a sample where there are several classes.
     mosaic = Mosaic.of(len(tiles), tiles.shape[1], tiles.shape[2], maps.shape[1] if several else _MOST_CLASSES)
-    figure = mosaic.figure()
-    axis = figure.subplots()
+    figure, (axis,) = axes_for(None, 1, mosaic.axes)
     limits = (0.0, 1.0) if tiles.min() >= 0 and tiles.max() <= 1 else (float(tiles.min()), float(tiles.max()))
     mosaic.draw(axis, tiles, labels, cmap="jet", vmin=limits[0], vmax=limits[1])
     if samples > _MOST_SAMPLES or classes > _MOST_CLASSES:
