@@ -119,7 +119,7 @@ def accuracy(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
 
 
 def explain(engines: dict[str, camfast.GradCAM | camfast.CAM], pictures: Pictures, file: Path) -> None:
-    """One test picture in three panels for each network, and, where the faces are known, how often the heat is there."""
+    """One test picture in three panels for each network; where the faces are known, how often the heat is on them."""
     images, targets = pictures.test
     shown = next(iter(engines.values())).explain(ready(images)).logits.argmax(dim=1)
     right = (shown == targets).nonzero()[:, 0]

@@ -83,7 +83,8 @@ class Mosaic:
         axis.set_axis_off()
         if scale:
             # An inset takes no room from Axes that are given.
-            beside = axis.inset_axes((1.0, 0.15, 0.03, 0.7))
+            inches = axis.get_window_extent().width / axis.figure.dpi
+            beside = axis.inset_axes((1 + 0.12 / inches, 0.15, 0.16 / inches, 0.7))
             axis.figure.colorbar(shown, cax=beside).ax.tick_params(labelsize=8)
         size = _label_size(axis, self.columns, self.rows)
         for index, label in enumerate(labels):

@@ -75,8 +75,8 @@ def compare(
 ) -> Figure:
     """The image, and beside it one overlay for each heatmap, under its name: several methods, layers or models.
 
-    >>> methods = {name: camfast.explain(model, x, name)[0] for name in ("gradcam", "layercam")}  # doctest: +SKIP
-    >>> camfast.plots.compare(image, methods)  # doctest: +SKIP
+    >>> maps = {name: camfast.explain(model, x, name).heatmaps[0] for name in names}  # doctest: +SKIP
+    >>> camfast.plots.compare(image, maps)  # doctest: +SKIP
 
     Args:
         image: uint8 RGB [H, W, 3].
