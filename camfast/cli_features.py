@@ -103,10 +103,14 @@ def run(options: argparse.Namespace) -> int:
         _write(three, options.output / _MONTAGE, options.overwrite)
         progress.advance(1)
     if not options.quiet:
-        left_out = f"; {len(without)} layers put out no map" if without else ""
-        count = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
-        print(f"{options.output}: {count} of {model.name}, weights: {model.weights}, and {_MONTAGE}{left_out}")
+        left_out = f"; {_layers(len(without))} put out no map" if without else ""
+        said = f"{_layers(len(layers))} of {model.name}, weights: {model.weights}, and {_MONTAGE}{left_out}"
+        print(f"{options.output}: {said}")
     return SUCCESS
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _write(figure: Figure, output: Path, overwrite: bool) -> None:

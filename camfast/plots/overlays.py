@@ -135,7 +135,9 @@ def topk(
     """
     check_picture(image)
     if not isinstance(result, Explanation):
-        raise TypeError(f"result is a {type(result).__name__}; expected what explain(x, camfast.TopK(3)) returns")
+        raise TypeError(
+            f"result is a {type(result).__name__}; expected an Explanation, as explain(x, camfast.TopK(3)) returns"
+        )
     if not -len(result) <= sample < len(result):
         raise IndexError(f"sample={sample} is out of range; the explanation has {len(result)} samples")
     if result.targets is None or isinstance(result.logits, PerSample) or result.logits.dim() != 2:

@@ -65,8 +65,8 @@ def log_feature_maps(
         raise ValueError("capture is empty; it has something after a forward pass within its block")
     tags = []
     for kind, tensors in (("activations", capture.activations), ("gradients", capture.gradients)):
-        for name, tensor in tensors.items():
-            tag = f"{kind}/{name}"
+        for name in filter(tensors.__contains__, capture.activations):  # gradients come in the opposite order
+            tag, tensor = f"{kind}/{name}", tensors[name]
             if tensor.dim() == 4 and tensor.numel():
                 grid = feature_grid(tensor, f"{name} {kind}", sample=sample, normalize=normalize, channels=most)
                 _add(writer, tag, grid, step)
@@ -107,7 +107,8 @@ def log_explanation(
         ValueError: another number of images than of samples; otherwise as :func:`camfast.plots.topk`.
     """
     _check_writer(writer)
-    images = [image] if isinstance(image, np.ndarray) and image.ndim == 3 else list(image)
+    several = isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4)
+    images: list[Any] = list(image) if several else [image]
     if len(images) != len(result):
         raise ValueError(f"image holds {len(images)} images; expected one for each of {len(result)} samples")
     tags = []
