@@ -4,6 +4,7 @@
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
 # make bench  time everything against PyTorch and the peers, two hours; writes benchmarks/results,
 #             and the tables and the picture of README
+# make gallery  draw one sheet of every plot: docs/gallery.jpg
 # make clean  remove what the above made
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ CUDA_CHECK := 80 86 90 100
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint cuda-check bench clean machine
+.PHONY: demo test lint cuda-check bench gallery clean machine
 
 demo: $(VENV)/.built
 	$(BIN)/camfast demo -o out/demo
@@ -38,6 +39,9 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_methods.py --json benchmarks/results/methods-cpu.json
 	$(BIN)/python benchmarks/bench_compat.py --json benchmarks/results/compat-cpu.json
 	$(BIN)/python benchmarks/tables.py
+
+gallery: $(VENV)/.built
+	$(BIN)/python docs/draw_gallery.py
 
 clean:
 	rm -rf $(VENV) build out *.egg-info camfast/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

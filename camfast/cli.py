@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from camfast import __version__, cli_bench, cli_video, demo
+from camfast import __version__, cli_bench, cli_features, cli_video, demo
 from camfast.allocator import keep_memory
 from camfast.arguments import fraction, path, whole_number
 from camfast.colors import check_colormap
@@ -37,6 +37,7 @@ examples:
   camfast image cat.jpg -o explained --target "tabby"      what speaks for one class
   camfast video in.mp4 -o out.mp4 --model resnet50         the overlay of every frame
   camfast layers resnet50                                  layers that can be explained
+  camfast features cat.jpg -o features                     what every convolution makes of a photo
   camfast bench --metrics                                  which method is the fastest, and which the best
   camfast env                                              versions, what was built, what is usable
 """
@@ -136,6 +137,10 @@ def build_parser() -> argparse.ArgumentParser:
     layers.add_argument("model", metavar="MODEL", help="efficientnet_lite0, a torchvision model, or timm:NAME")
     layers.add_argument("--all", action="store_true", help="also layers without a feature map")
     layers.set_defaults(run=_layers)
+
+    features = _command(commands, "features", "draw what layers make of a photo", cli_features.EXAMPLES)
+    cli_features.add_arguments(features)
+    features.set_defaults(run=cli_features.run)
 
     bench = _command(commands, "bench", "compare methods: speed, and how good they are", cli_bench.EXAMPLES)
     cli_bench.add_arguments(bench)

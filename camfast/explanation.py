@@ -86,6 +86,12 @@ class Explanation:
             maps = f"{samples} × {self.heatmaps.shape[1]} heatmaps"
         return f"Explanation({maps} of {size} on {self.heatmaps.device}, targets: {explained})"
 
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the heatmaps, small, the first ones of many."""
+        from camfast.plots.notebook import png_of  # which knows explanations
+
+        return png_of(self)
+
 
 def _joined(outputs: Sequence[Tensor]) -> Tensor:
     if isinstance(outputs[0], PerSample):

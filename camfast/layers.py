@@ -33,7 +33,7 @@ def resolve_layers(model: nn.Module, layers: Layers, argument: str = "target_lay
     resolved: dict[str, nn.Module] = {}
     known = dict(model.named_modules(remove_duplicate=False))  # a shared module has several names
     for layer in given:
-        resolved.update(_matching(layer, known))
+        resolved.update(_matching(layer, known, "target layer" if argument == "target_layers" else "layer"))
     if not resolved:
         raise ValueError(f"{argument} is empty; give at least one layer{_OR_NONE.get(argument, '')}")
     return resolved
@@ -42,13 +42,13 @@ def resolve_layers(model: nn.Module, layers: Layers, argument: str = "target_lay
 _OR_NONE = {"target_layers": ", or None to have it found"}
 
 
-def _matching(layer: Any, known: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _matching(layer: Any, known: Mapping[str, nn.Module], called: str) -> dict[str, nn.Module]:
     if isinstance(layer, nn.Module):
         for name, module in known.items():
             if module is layer:
                 return {name: module}
         raise ValueError(
-            f"target layer {type(layer).__name__} is not a module of this model; "
+            f"{called} {type(layer).__name__} is not a module of this model; "
             "take it from the model itself, or give its dotted name"
         )
     if isinstance(layer, str):
@@ -56,7 +56,7 @@ def _matching(layer: Any, known: Mapping[str, nn.Module]) -> dict[str, nn.Module
             return {layer: known[layer]}
         globbed = {name: module for name, module in known.items() if name and fnmatch.fnmatchcase(name, layer)}
         if not globbed:
-            raise ValueError(_unknown_layer(layer, known))
+            raise ValueError(f"{called} {layer!r} {_unknown_layer(layer, known)}")
         return _each_once(globbed)
     if isinstance(layer, type) and issubclass(layer, nn.Module):
         of_type = {name: module for name, module in known.items() if isinstance(module, layer)}
@@ -65,7 +65,7 @@ def _matching(layer: Any, known: Mapping[str, nn.Module]) -> dict[str, nn.Module
             raise ValueError(f"the model has no layer of type {layer.__name__}; {did_you_mean(layer.__name__, types)}")
         return _each_once(of_type)
     found = f"the type {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
-    raise TypeError(f"target layer is {found}; expected a module, a dotted name, a glob or a type of modules")
+    raise TypeError(f"{called} is {found}; expected a module, a dotted name, a glob or a type of modules")
 
 
 def _each_once(named: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -80,7 +80,7 @@ def _unknown_layer(name: str, known: Mapping[str, nn.Module]) -> str:
     # Top-level names first: they are what is shown where nothing is close.
     candidates = sorted((candidate for candidate in known if candidate), key=lambda candidate: candidate.count("."))
     problem = "matches no layer of the model" if _is_glob(name) else "is not in the model"
-    return f"target layer {name!r} {problem}; {did_you_mean(name, candidates)}"
+    return f"{problem}; {did_you_mean(name, candidates)}"
 
 
 def _is_glob(name: str) -> bool:

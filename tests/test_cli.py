@@ -340,7 +340,7 @@ def test_usage_errors(run, arguments, message):
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["image", "video", "layers", "demo", "env"])
+@pytest.mark.parametrize("command", ["image", "video", "features", "layers", "demo", "env"])
 def test_every_help_has_examples(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -350,7 +350,7 @@ def test_every_help_has_examples(run, command):
 @pytest.mark.parametrize("source", ["--help", "README.md"])
 def test_every_example_is_one_that_the_parser_takes(run, source):
     if source == "--help":
-        commands = ([], ["image"], ["video"], ["layers"], ["demo"], ["env"])
+        commands = ([], ["image"], ["video"], ["features"], ["layers"], ["demo"], ["env"])
         text = "".join(run(*command, "--help")[1].split("examples:")[1] for command in commands)
     else:
         text = "".join((ROOT / "README.md").read_text().split("```sh")[2:])

@@ -130,21 +130,21 @@ def test_a_block_within_a_block():
 
 
 def test_wrong_layers_are_named():
-    with pytest.raises(ValueError, match="target layer 'convv' is not in the model; did you mean conv"):
+    with pytest.raises(ValueError, match="layer 'convv' is not in the model; did you mean conv"):
         camfast.capture(PooledNet(), "convv").__enter__()
     model = Wrapped(PooledNet(), lambda t: {"logits": t.argmax(1)})
     with pytest.raises(TypeError, match="layer '' puts out a dict"), camfast.capture(model, model):
         model(torch.randn(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="target layer 'con.*' matches no layer of the model; did you mean conv"):
+    with pytest.raises(ValueError, match="layer 'con.*' matches no layer of the model; did you mean conv"):
         camfast.capture(PooledNet(), "con.*").__enter__()
     with pytest.raises(ValueError, match="the model has no layer of type Conv3d; did you mean Conv2d"):
         camfast.capture(PooledNet(), nn.Conv3d).__enter__()
-    with pytest.raises(ValueError, match="target layer Conv2d is not a module of this model; take it from the model"):
+    with pytest.raises(ValueError, match="layer Conv2d is not a module of this model; take it from the model"):
         camfast.capture(PooledNet(), PooledNet().conv).__enter__()
     with pytest.raises(ValueError, match="^layers is empty; give at least one layer$"):
         camfast.capture(PooledNet(), []).__enter__()
     with pytest.raises(
-        TypeError, match="target layer is the type int; expected a module, a dotted name, a glob or a type of modules"
+        TypeError, match="layer is the type int; expected a module, a dotted name, a glob or a type of modules"
     ):
         camfast.capture(PooledNet(), int).__enter__()
     with pytest.raises(TypeError, match="model is a int; expected a torch.nn.Module"):

@@ -133,7 +133,7 @@ def test_wrong_arguments():
         camfast.on_forward(model, "conv", None).__enter__()
     with pytest.raises(TypeError, match=r"callback is a list; expected a function of \(name, module, gradient\)"):
         camfast.on_backward(model, "conv", []).__enter__()
-    with pytest.raises(ValueError, match="target layer 'conf' is not in the model; did you mean conv"):
+    with pytest.raises(ValueError, match="layer 'conf' is not in the model; did you mean conv"):
         camfast.on_forward(model, "conf", print).__enter__()
 
 

@@ -153,7 +153,7 @@ def test_wrong_arguments(editing):
         TypeError, match=r"fn is a float; expected a function of one tensor, such as camfast.hooks.scale"
     ):
         editing(PooledNet(), "conv", 0.5).__enter__()
-    with pytest.raises(ValueError, match="target layer 'cnv' is not in the model; did you mean conv"):
+    with pytest.raises(ValueError, match="layer 'cnv' is not in the model; did you mean conv"):
         editing(PooledNet(), "cnv", hooks.scale(1)).__enter__()
     model = nn.Sequential(Wrapped(nn.Identity(), lambda t: "text"))
     with pytest.raises(TypeError, match="layer '0' puts out a str"), editing(model, "0", hooks.scale(1)):

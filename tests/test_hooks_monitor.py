@@ -153,7 +153,7 @@ def test_wrong_arguments():
     for low, high in ((-1, 1), (2, 2), (math.nan, 1), (3, 2)):
         with pytest.raises(ValueError, match=f"vanishing={low}, exploding={high}; expected 0 <= vanishing < exploding"):
             camfast.GradientMonitor(model, vanishing=low, exploding=high)
-    with pytest.raises(ValueError, match="target layer 'third' is not in the model"):
+    with pytest.raises(ValueError, match="layer 'third' is not in the model"):
         camfast.GradientMonitor(model, "third")
     with pytest.raises(ValueError, match="the model has no parameters of its own; give layers"):
         camfast.GradientMonitor(nn.ReLU())

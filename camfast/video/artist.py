@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from camfast.fonts import escaped, file_for, lacking
 from camfast.preprocess import Region
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment
@@ -107,14 +108,22 @@ def _part(plane: Tensor, region: Region) -> Tensor:
 @lru_cache(maxsize=256)
 def _text(lines: tuple[str, ...], size: int, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Lines of text, white on black, uint8 [h, w] with even sides, cut at the frame's."""
-    font = ImageFont.load_default(size)
-    boxes = [font.getbbox(line) for line in lines]
+    font, written = _font(lines, size)
+    boxes = [font.getbbox(line) for line in written]
     margin = size // 3
     step = round(1.3 * size)
     columns = min(round(max(box[2] for box in boxes)) + 2 * margin, width)
     rows = min(step * len(lines) + margin, height)
     image = Image.new("L", (max(columns // 2 * 2, 1), max(rows // 2 * 2, 1)))
     draw = ImageDraw.Draw(image)
-    for number, line in enumerate(lines):
+    for number, line in enumerate(written):
         draw.text((margin, margin // 2 + number * step), line, fill=255, font=font)
     return np.array(image)
+
+
+def _font(lines: Sequence[str], size: int) -> tuple[Any, list[str]]:
+    """A font, and the lines as it can write them."""
+    if all(line.isascii() and line.isprintable() for line in lines):
+        return ImageFont.load_default(size), list(lines)
+    path = file_for("".join(lines))
+    return ImageFont.truetype(path, size), [escaped(line, lacking(path, line)) for line in lines]
