@@ -30,9 +30,14 @@ class FeatureMaps:
     maps: Tensor
     """[N, C, h, w]"""
 
-    def __str__(self) -> str:
+    @property
+    def form(self) -> str:
+        """The type of the layer, and how many maps there are of which size."""
         channels, height, width = self.maps.shape[1:]
-        return f"{self.layer}: {self.kind}, {channels} of {height}×{width}"
+        return f"{self.kind}, {channels} of {height}×{width}"
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.form}"
 
 
 def feature_maps(model: nn.Module, x: Tensor, layers: Layers | None = None) -> tuple[list[FeatureMaps], list[str]]:

@@ -71,6 +71,19 @@ class TestFeatureGrid:
         assert len(figure.axes[0].texts) == 2048
         assert max(figure.get_size_inches()) < 30
 
+    def test_the_largest_numbers(self):
+        maps = torch.tensor([[[-3e38, 0.0, 3e38]], [[1e-40, 2e-40, 3e-40]]])
+        found = tiles(plots.feature_grid(maps).axes[0], 2, 1, 3)
+        assert found[:, 0] == pytest.approx(np.array([[0, 0.5, 1]] * 2), abs=1e-3)  # of 256 levels
+
+    def test_a_long_title_makes_a_wider_figure(self):
+        figure = plots.feature_grid(torch.rand(1, 7, 7), "a layer with a name that is as long as those of " + "x" * 40)
+        (axis,) = figure.axes
+        figure.draw_without_rendering()
+        extent = axis.title.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
+
     def test_what_is_not_finite_is_left_white(self):
         maps = self.MAPS.clone()
         maps[0, 0, 1] = float("inf")
@@ -113,9 +126,9 @@ class TestLayerMontage:
         model, x = Residual(), torch.rand(1, 3, 16, 16)
         figure = plots.layer_montage(model, x, "residual", channels=4, normalize="layer")
         assert [axis.get_title() for axis in figure.axes if axis.get_title()] == [
-            "stem: Conv2d, 8 of 8×8",
-            "b: Conv2d, 8 of 8×8",
-            "down: Conv2d, 16 of 4×4",
+            "stem\nConv2d, 8 of 8×8",
+            "b\nConv2d, 8 of 8×8",
+            "down\nConv2d, 16 of 4×4",
         ]
         assert figure.get_suptitle() == "residual"
         model.eval()
@@ -137,13 +150,13 @@ class TestLayerMontage:
         figure = Figure()
         axes = figure.subplots(1, 2)
         assert plots.layer_montage(PooledNet(), torch.rand(1, 3, 8, 8), layers="act*", ax=axes) is figure
-        assert [axis.get_title() for axis in axes] == ["act: ReLU, 8 of 4×4", "act2: ReLU, 16 of 4×4"]
+        assert [axis.get_title() for axis in axes] == ["act\nReLU, 8 of 4×4", "act2\nReLU, 16 of 4×4"]
 
     def test_the_tokens_of_a_transformer_are_maps(self):
         figure = plots.layer_montage(Tokens(), torch.rand(1, 3, 32, 32), layers=["mix", "norm"])
         assert [axis.get_title() for axis in figure.axes] == [
-            "mix: TransformerEncoderLayer, 12 of 4×4",
-            "norm: LayerNorm, 12 of 4×4",
+            "mix\nTransformerEncoderLayer, 12 of 4×4",
+            "norm\nLayerNorm, 12 of 4×4",
         ]
 
     def test_bad_arguments_are_named(self):
@@ -219,6 +232,12 @@ class TestHistogram:
         figure = Figure()
         plots.histogram({"a": torch.zeros(3), "b": np.empty(0)}, ax=figure.subplots(2, 1))
         assert [axis.get_title() for axis in figure.axes] == ["a; 100% zeros, std 0", "b; empty"]
+
+    @pytest.mark.parametrize("values", [[1e30] * 3, [1, 1 + 1e-16], [-1e38, 1e38, float("inf")], [5e-324, 0], [0]])
+    def test_any_spread_has_bins(self, values):
+        axis = plots.histogram(torch.tensor(values, dtype=torch.float64), bins=80).axes[0]
+        assert sum(bar.get_height() for bar in axis.patches) == np.isfinite(values).sum()
+        assert len(axis.patches) == 80
 
     def test_a_gradient_that_did_not_come_is_said(self):
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))

@@ -86,11 +86,11 @@ def _columns(values: Any) -> dict[str, Mapping[str, Values]]:
 
 
 def _draw(axis: Axes, numbers: npt.NDArray[Any], name: str, bins: int, log: bool, color: str) -> None:
-    finite = numbers[np.isfinite(numbers)]
+    finite = numbers[np.isfinite(numbers)].astype(np.float64)
     said = [name]
     if finite.size:
         said.append(f"{np.mean(finite == 0):.0%} zeros, std {finite.std():.2g}")
-        axis.hist(finite, bins=bins, color=color, log=log)
+        axis.hist(finite, bins=bins, range=_range(finite, bins), color=color, log=log)
         axis.axvline(0, color="black", linewidth=0.5)
     if finite.size < numbers.size:
         said.append(f"{numbers.size - finite.size} not finite")
@@ -99,3 +99,11 @@ def _draw(axis: Axes, numbers: npt.NDArray[Any], name: str, bins: int, log: bool
     legible(axis.set_title("; ".join(said), fontsize=TITLE_SIZE - 1))
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _range(values: npt.NDArray[Any], bins: int) -> tuple[float, float]:
+    """From the least to the largest value, and beyond them where that is too little for so many bins."""
+    least, most = float(values.min()), float(values.max())
+    largest = max(abs(least), abs(most))
+    room = 0.0 if most - least > 4 * bins * np.spacing(largest) else max(0.5, largest / 1000)
+    return least - room, most + room

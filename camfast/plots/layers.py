@@ -17,15 +17,7 @@ from camfast.feature_maps import FeatureMaps, feature_maps, first_middle_last
 from camfast.fonts import legible
 from camfast.layers import Layers
 from camfast.models import LoadedModel
-from camfast.plots.canvas import (
-    TITLE_SIZE,
-    GivenAxes,
-    Picture,
-    as_array,
-    axes_for,
-    check_picture,
-    headline,
-)
+from camfast.plots.canvas import TITLE_SIZE, GivenAxes, Picture, as_array, axes_for, check_picture, headline
 from camfast.plots.mosaic import Mosaic
 
 Normalize = Literal["channel", "layer"]
@@ -71,7 +63,7 @@ def feature_grid(
     maps, numbers = _chosen(as_array("activations", activations), sample, channels)
     _check(normalize, colormap, columns)
     mosaic = Mosaic.of(len(maps), maps.shape[1], maps.shape[2], columns)
-    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(scale=normalize == "layer"))
+    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(title, scale=normalize == "layer"))
     _draw(axis, mosaic, maps, numbers, normalize, colormap)
     if title:
         legible(axis.set_title(title, fontsize=TITLE_SIZE))
@@ -135,7 +127,7 @@ def montage(
         spread = np.unique(np.linspace(0, count - 1, min(channels, count)).round().astype(int)).tolist()
         maps, numbers = _chosen(as_array(layer.layer, layer.maps), 0, spread)
         _draw(axis, Mosaic.of(len(maps), maps.shape[1], maps.shape[2]), maps, numbers, normalize, colormap)
-        legible(axis.set_title(f"{layer}", fontsize=TITLE_SIZE))
+        legible(axis.set_title(f"{layer.layer}\n{layer.form}", fontsize=TITLE_SIZE))
     if ax is None:
         headline(figure, title)
     return figure
@@ -150,7 +142,7 @@ def filters(
 
     Args:
         conv: a convolution in two dimensions.
-        title: above the filters; None has the layer's form.
+        title: above the filters; where it is empty, how many there are and their shape.
         colormap: of the weights, where they are not RGB; one with a neutral middle.
         columns: how many beside each other.
         ax: Axes to draw on; None makes a figure.
@@ -167,13 +159,14 @@ def filters(
     tiles = weights.transpose(0, 2, 3, 1) if in_color else weights.mean(axis=1)
     largest = float(np.abs(tiles[np.isfinite(tiles)]).max(initial=0)) or 1.0
     mosaic = Mosaic.of(len(tiles), tiles.shape[1], tiles.shape[2], columns)
-    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(scale=not in_color))
+    title = title or f"{len(tiles)} filters {list(weights.shape[1:])}"
+    figure, (axis,) = axes_for(ax, 1, lambda: mosaic.axes(title, scale=not in_color))
     labels = [str(number) for number in range(len(tiles))]
     if in_color:
         mosaic.draw(axis, np.nan_to_num(0.5 + tiles / (2 * largest)), labels)
     else:
         mosaic.draw(axis, tiles, labels, scale=True, cmap=colormap, vmin=-largest, vmax=largest)
-    legible(axis.set_title(title or f"{len(tiles)} filters {list(weights.shape[1:])}", fontsize=TITLE_SIZE))
+    legible(axis.set_title(title, fontsize=TITLE_SIZE))
     return figure
 
 
@@ -188,9 +181,10 @@ def _draw(
         most = most if most > least else least + 1
         mosaic.draw(axis, finite, labels, scale=True, cmap=colormap, vmin=least, vmax=most)
         return
-    lows = np.fmin.reduce(finite, axis=(1, 2), keepdims=True)
-    spans = np.fmax.reduce(finite, axis=(1, 2), keepdims=True) - lows
-    scaled = (finite - lows) / np.where(spans > 0, spans, 1)
+    halves = finite / 2  # whose differences are finite, too
+    lows = np.fmin.reduce(halves, axis=(1, 2), keepdims=True)
+    spans = np.fmax.reduce(halves, axis=(1, 2), keepdims=True) - lows
+    scaled = (halves - lows) / np.where(spans > 0, spans, 1)
     mosaic.draw(axis, scaled, labels, cmap=colormap, vmin=0, vmax=1)
 
 

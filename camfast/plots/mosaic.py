@@ -12,12 +12,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_WIDEST = 20.0
+_WIDEST, _NARROWEST = 20.0, 4.0
 """Of a figure, in inches."""
 _FEWEST = 24
 """Pixels of a map's longer side."""
-_TILE = 1.1
-"""Of a map at most, in inches."""
+_TILE, _LONE = 1.1, 2.2
+"""Of a map at most, and of one alone, in inches."""
+_LETTER = 0.085
+"""Of a title, in inches."""
 _EDGE, _HEAD, _SCALE = 0.1, 0.3, 0.9
 """Around all maps, over them for a title, and beside them for a scale of colours, in inches."""
 
@@ -60,17 +62,20 @@ class Mosaic:
         """One picture of maps [n, h, w] or [n, h, w, 3], with NaN (or 1, in RGB) between them."""
         down, right = self.step
         size = self.rows * down, self.columns * right - _gap(self.width, 0.06)
-        picture = np.full((*size, *maps.shape[3:]), np.nan if maps.ndim == 3 else 1.0, np.float32)
+        picture = np.full((*size, *maps.shape[3:]), np.nan if maps.ndim == 3 else 1.0, maps.dtype)
         for index, values in enumerate(maps.repeat(self.zoom, 1).repeat(self.zoom, 2)):
             top, left = self.place(index)
             picture[top : top + self.height, left : left + self.width] = values
         return picture
 
-    def axes(self, scale: bool = False) -> Axes:
-        """Those of a figure that it fits into, with or without room for a scale of colours beside it."""
+    def axes(self, title: str = "", scale: bool = False) -> Axes:
+        """Those of a figure that it fits into, with a title, and with or without a scale of colours beside it."""
         down, right = self.step
-        tile = min(_TILE, _WIDEST / self.columns)
-        wide, tall = max(self.columns * tile, 3.0), max(min(self.rows * tile * down / right, 2 * _WIDEST), 1.0)
+        tile = min(max(_TILE, _LONE / self.columns), _WIDEST / self.columns)
+        wide, tall = (
+            max(self.columns * tile, _NARROWEST, _LETTER * len(title)),
+            max(min(self.rows * tile * down / right, 2 * _WIDEST), 1.0),
+        )
         width, height = wide + 2 * _EDGE + (_SCALE if scale else 0), tall + 2 * _EDGE + _HEAD
         # No layout engine: it would draw a thousand labels twice.
         rectangle = (_EDGE / width, _EDGE / height, wide / width, tall / height)
