@@ -51,8 +51,8 @@ def check_size(size: Any, images: Sequence[int], exact: bool = False) -> tuple[i
         return None
     if not is_size(size, [len(images)] if exact else _SIZES):
         raise ValueError(
-            f'size={size!r}; expected {_SIZES[len(images)]}, "layer", or None for that of the images; a side is a whole '
-            "number of at least 1"
+            f'size={size!r}; expected {_SIZES[len(images)]}, "layer", or None for that of the images; a side is a '
+            "whole number of at least 1"
         )
     return tuple(size)
 
