@@ -16,6 +16,7 @@ from types import FrameType
 from camfast import __version__, cli_bench, cli_features, cli_video, demo
 from camfast.allocator import keep_memory
 from camfast.arguments import fraction, path, whole_number
+from camfast.cli_method import make_explainer
 from camfast.colors import check_colormap
 from camfast.environment import report
 from camfast.errors import CamfastError
@@ -275,14 +276,14 @@ def _env(options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> tuple[LoadedModel, Explainer]:
     """The model and the engine on it, from the options that the commands share."""
-    method = get_method(options.method)
+    get_method(options.method)  # an unknown one is said before a model is loaded
     check_colormap(options.colormap)
     keep_memory()  # the process is ours, and runs the model again and again
     model = load_model(options.model, options.weights, options.device)
     model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
-    return model, method(model.module, options.layer, optimize=options.optimize, precision=options.precision)
+    return model, make_explainer(options, model.module)
 
 
 def _one_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].replace("target_layers", "--layer") if lines else type(error).__name__

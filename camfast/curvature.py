@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class BentRunner:
             with torch.enable_grad():
                 scores, classes = targets.score(output)
                 columns = scores.unbind(1) if scores.dim() == 2 else (scores,)
-                found = [_bent(column, activations) for column in columns]
+                with _saying_what_is_missing():
+                    found = [_bent(column, activations) for column in columns]
         gradients = {}
         for name, activation in activations.items():
             of_classes = [tensors_in(of_class[name]) for of_class in found]
@@ -62,6 +64,23 @@ class BentRunner:
 
     def troubles(self) -> list[str | None]:
         return self.inner.troubles()
+
+
+_ONCE = ("double backward", "derivative for", "differentiate twice")
+"""What PyTorch says of operations without a second derivative."""
+
+
+@contextmanager
+def _saying_what_is_missing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(part in str(error) for part in _ONCE):
+            raise
+        raise RuntimeError(
+            f"an operation after the target layer cannot be differentiated twice ({error}); choose a later layer, or "
+            "GradCAM, which needs the first derivative alone"
+        ) from error
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camfast.allocator import HeapRoom
 from camfast.errors import is_out_of_memory
-from camfast.explainer import Explainer, Size
+from camfast.explainer import Explainer, Size, check_size
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs, normal_tensors
 from camfast.layer_runs import LayerRun, trace_sample
@@ -158,7 +158,7 @@ class Engine(Explainer):
         batch = check_inputs(x)
         check_flag("normalize", normalize)
         wanted = check_targets(targets, len(batch))
-        form = MapForm(_checked_size(size, batch.size), normalize)
+        form = MapForm(check_size(size, batch.size), normalize)
         if self._graphs and not batch.images.is_cuda:
             raise ValueError(f"graphs=True needs images on a CUDA device; x is on {batch.images.device}")
         if len(batch) == 0:
@@ -286,7 +286,7 @@ class Engine(Explainer):
         return maps.reshape(samples, classes, *maps.shape[1:])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_made")}
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_made", "_room")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -296,12 +296,3 @@ class Engine(Explainer):
     def __repr__(self) -> str:
         layers = "to be found" if self._layers is None else ", ".join(self._layers)
         return f"{type(self).__name__}({type(self.model).__name__}, target layers: {layers})"
-
-
-def _checked_size(size: Size | None, images: tuple[int, ...]) -> tuple[int, ...] | None:
-    """(height, width) of heatmaps, or None for that of the layer; the operator checks the numbers."""
-    if isinstance(size, str):
-        if size != "layer":
-            raise ValueError(f'size={size!r}; expected (height, width), "layer", or None for that of the images')
-        return None
-    return images if size is None else size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,42 @@ from camfast.targets import Target
 
 Self = TypeVar("Self", bound="Explainer")
 Size = tuple[int, ...] | Literal["layer"]
+
+
+_SIZES = {
+    2: "(height, width)",
+    3: "(depth, height, width), each at least 1, for volumes",
+}
+
+
+def is_size(size: Any, dimensions: Collection[int]) -> bool:
+    """Whether it is a sequence of so many whole numbers from 1 on."""
+    if not isinstance(size, Sequence) or len(size) not in dimensions:
+        return False
+    return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in size)
+
+
+def check_size(size: Any, images: Sequence[int], exact: bool = False) -> tuple[int, ...] | None:
+    """The size of heatmaps: that of the images where none is given, None for that of the layer.
+
+    Args:
+        size: what was given.
+        images: the size of the images.
+        exact: whether maps have the dimensions of the images, which else is for the operator to say.
+
+    Raises:
+        ValueError: ``size`` is something else.
+    """
+    if size is None:
+        return tuple(images)
+    if isinstance(size, str) and size == "layer":
+        return None
+    if not is_size(size, [len(images)] if exact else _SIZES):
+        raise ValueError(
+            f'size={size!r}; expected {_SIZES[len(images)]}, "layer", or None for that of the images; a side is a '
+            "whole number of at least 1"
+        )
+    return tuple(size)
 
 
 class Explainer(ABC):

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+import torch
 
 import camfast
 from camfast import allocator
@@ -70,6 +71,13 @@ def test_engines_share_the_room():
     room = HeapRoom.shared()
     assert room is not None
     assert HeapRoom.shared() is room
+
+
+def test_a_method_that_runs_the_model_itself_keeps_it_too(small):
+    method = camfast.FullGrad(small.module)
+    assert method._room is None
+    method(torch.rand(1, 3, 16, 16))
+    assert method._room is HeapRoom.shared()
 
 
 def test_where_there_is_little_memory_to_be_had_an_engine_does_with_it():

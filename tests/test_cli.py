@@ -302,6 +302,24 @@ class TestVideo:
             ["--method", "cam", "--layer", "_conv_stem"],
             "is not global average pooling and one linear layer after '_conv_stem'",
         ),
+        (
+            ["--method", "refinecam", "--layer", "_conv_head"],
+            "--layer _conv_head: --method refinecam multiplies the maps of two layers or more; repeat --layer, as in",
+        ),
+        (
+            ["--method", "fullgrad", "--layer", "_conv_head"],
+            "--layer _conv_head: --method fullgrad looks at the whole model; leave --layer out",
+        ),
+        (
+            ["--method", "guidedbackprop", "--optimize", "inference"],
+            "--optimize inference: --method guidedbackprop runs the model itself, not a copy; leave --optimize out",
+        ),
+        (["--method", "legrad", "--precision", "bf16"], "--precision bf16: --method legrad runs the model itself"),
+        (
+            ["--method", "legrad"],
+            "--method legrad: EfficientNet has no last normalization and classifier where vision transformers of "
+            "torchvision and timm have them; choose such a model, as in --model vit_b_16",
+        ),
         (["--device", "gpu"], "device 'gpu' cannot be used here; expected cpu, cuda or cuda:N"),
         (["--device", "meta"], "device 'meta' cannot be used"),
         (

@@ -54,7 +54,6 @@ def test_segmentation():
         assert abs(found[-1] - found[-2]).max() <= 1e-4
 
 
-@pytest.mark.usefixtures("_signs")
 def test_a_detector():
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
@@ -74,15 +73,6 @@ def test_a_detector():
     cam = ours.AblationCAM(model, [model.backbone], fasterrcnn_reshape_transform, layer, ratio_channels_to_ablate=0.01)
     assert cam(x, targets).shape == (1, 96, 128)
     assert isinstance(cam.outputs, list)
-
-
-@pytest.fixture
-def _signs(monkeypatch):
-    """Their principal components with the sign that they choose in one place, and leave to LAPACK in others."""
-    from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection_with_sign_correction
-
-    module = importlib.import_module("pytorch_grad_cam.eigen_cam")
-    monkeypatch.setattr(module, "get_2d_projection", get_2d_projection_with_sign_correction)
 
 
 def test_modules_say_what_they_have():

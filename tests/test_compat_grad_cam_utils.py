@@ -206,15 +206,24 @@ class TestTransformsAndLayers:
 
 
 class TestProjections:
-    def test_are_theirs_but_for_the_sign(self):
-        maps = RNG.normal(size=(2, 6, 5, 7)).astype(np.float32)
-        maps[0, 0, 0, 0] = np.nan
-        expected = their_svd.get_2d_projection_with_sign_correction(maps)
-        for name in ("get_2d_projection", "get_2d_projection_with_sign_correction"):
+    @pytest.mark.parametrize("name", ["get_2d_projection", "get_2d_projection_with_sign_correction"])
+    @pytest.mark.parametrize("shape", [(6, 5, 7), (60, 5, 4), (35, 5, 7), (4, 30, 20), (3, 2, 3, 4), (2, 1, 1)])
+    def test_are_theirs(self, name, shape):
+        for _ in range(10):
+            maps = RNG.normal(size=(2, *shape)).astype(np.float32)
+            maps[0].flat[0] = np.nan
             found = getattr(svd, name)(maps)
             assert found.dtype == np.float32
-            assert abs(found - expected).max() <= 1e-3
-        assert np.isnan(maps[0, 0, 0, 0])
+            assert abs(found - getattr(their_svd, name)(maps)).max() <= 1e-3
+            assert np.isnan(maps[0].flat[0])
+
+    def test_of_what_is_no_number_and_of_nothing(self):
+        maps = RNG.normal(size=(2, 6, 5, 7)).astype(np.float32)
+        maps[0, 0, 0, 0] = np.inf  # which theirs raises for, for all of the batch
+        found = svd.get_2d_projection(maps)
+        assert np.isnan(found[0]).all()
+        assert abs(found[1] - their_svd.get_2d_projection(maps[1:])[0]).max() <= 1e-3
+        assert svd.get_2d_projection(maps[:0]).shape == (0, 5, 7)
 
     @pytest.mark.parametrize(("kernel", "gamma"), [("sigmoid", None), ("rbf", 0.1), ("poly", None), ("linear", 3)])
     def test_by_kernel(self, kernel, gamma):

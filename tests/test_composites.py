@@ -1,6 +1,7 @@
 """Methods made of other methods: Finer-CAM, RefineCAM, SESS, augmentation smoothing; and Smooth Grad-CAM++."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from camfast.methods import (
     RefineCAM,
     SmoothGradCAMPlusPlus,
 )
+from camfast.progress import Progress
 from camfast.windows import windows
 
 X = torch.randn(2, 3, 20, 24, generator=torch.Generator().manual_seed(3))
@@ -210,6 +212,22 @@ class TestSESS:
     def test_scales_smaller_than_the_window(self, net):
         with pytest.raises(ValueError, match=r"scales=\[10\]; expected at least 20 each, the side of the windows"):
             SESS(net, "act2", scales=[10])(X)
+
+    @pytest.mark.parametrize("size", [5, (5, 5, 5), "whole"])
+    def test_a_size_that_is_none(self, net, size):
+        with pytest.raises(ValueError, match=r"size=.*; expected \(height, width\), .*; a side is a whole number"):
+            SESS(net, "act2", num_scales=1)(X, size=size)
+
+    def test_shows_how_far_it_is(self, net, capsys, monkeypatch):
+        monkeypatch.setattr("camfast.methods.sess.Progress", functools.partial(Progress, every=0.0))
+        options = dict(scales=[20], window=20, batch_size=2)
+        SESS(net, "act2", **options)(X)
+        assert capsys.readouterr().err == ""
+        SESS(net, "act2", progress=True, **options)(X)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(";")[0] for line in lines] == ["SESS: 2 of 4 windows", "SESS: 4 of 4 windows"]
+        with pytest.raises(ValueError, match="progress=1; expected True or False"):
+            SESS(net, "act2", progress=1)
 
     def test_several_classes_are_refused(self, net):
         with pytest.raises(ValueError, match="SESS explains one class of every image"):

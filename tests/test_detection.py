@@ -48,6 +48,10 @@ class TestDetection:
         assert repr(explained) == "Explanation(2 heatmaps of 96×128 on cpu, targets: callables)"
         assert_same(before, fingerprint(detector))
 
+    def test_has_no_second_derivative(self, detector):
+        with pytest.raises(RuntimeError, match=r"differentiated twice \(double backward.*\); choose .*, or GradCAM"):
+            camfast.ShapleyCAM(detector)(self.x, sum_of_scores)
+
     def test_parts_of_an_explanation(self, detector):
         cam = camfast.GradCAM(detector)
         whole = cam.explain(self.x, sum_of_scores)

@@ -8,12 +8,13 @@ import torch
 from fingerprint import assert_same, fingerprint
 from nets import PooledNet, Tokens
 from scipy.stats import spearmanr
+from skimage.feature import hog as histograms
 from skimage.metrics import structural_similarity
 from torch import nn
 
 import camfast
 from camfast.metrics import sanity_check
-from camfast.metrics.similarity import pearson, spearman, ssim
+from camfast.metrics.similarity import hog, oriented_gradients, pearson, spearman, ssim
 
 
 class TestSimilarity:
@@ -47,6 +48,28 @@ class TestSimilarity:
         np.testing.assert_allclose(ssim(a, b), expected, atol=1e-5)
         torch.testing.assert_close(ssim(a, a), torch.ones(2))
         assert ssim(torch.rand(1, 3, 4), torch.rand(1, 3, 4)).isfinite().all()
+
+    @pytest.mark.parametrize(("size", "cell"), [((64, 80), (16, 16)), ((50, 49), (16, 16)), ((30, 64), (10, 16))])
+    def test_oriented_gradients_as_scikit_image(self, size, cell):
+        maps = torch.rand(2, *size, dtype=torch.float64)
+        expected = [histograms(each.numpy(), 9, cell, (3, 3), block_norm="L2-Hys") for each in maps]
+        np.testing.assert_allclose(oriented_gradients(maps), expected, atol=1e-6)  # it counts in float32
+
+    def test_hog_by_hand(self):
+        # Gradients to the right and down: each is all of its blocks' one orientation, and none of the other's. Of nine
+        # orientations in nine cells those 9 values of 81 are 1/3: cor = -(9/81)² / (9/81 - (9/81)²) = -1/8.
+        right = torch.arange(48.0).expand(1, 48, 48) / 48
+        down = right.mT
+        assert hog(right, right).tolist() == pytest.approx([1])
+        assert hog(right, 1 - right).tolist() == pytest.approx([1])  # edges have no side
+        assert hog(right, down).tolist() == pytest.approx([-1 / 8], abs=0.02)  # but for the margins
+        assert hog(right, torch.ones(1, 48, 48)).tolist() == [0]
+
+    def test_hog_of_pictures_and_volumes_of_any_size(self):
+        for shape in [(2, 1, 1), (2, 2, 5), (2, 3, 3), (2, 4, 20, 24)]:
+            assert hog(torch.rand(shape), torch.rand(shape)).isfinite().all()
+        volume = torch.rand(2, 4, 20, 24)
+        torch.testing.assert_close(hog(volume, volume), torch.ones(2))
 
 
 class Halves(nn.Module):
@@ -99,12 +122,13 @@ def test_an_explanation_that_ignores_the_model_fails():
     found = sanity_check(model, x, lambda model: lambda x, targets: x[:, 0])
     torch.testing.assert_close(found.spearman, torch.ones(2, 2))
     torch.testing.assert_close(found.ssim, torch.ones(2, 2))
+    torch.testing.assert_close(found.hog, torch.ones(2, 2))
     assert found.scores.values.tolist() == pytest.approx([1, 1])
     assert (found.scores.better, found.scores.curves.shape) == ("lower", (2, 2))
     assert repr(found).splitlines() == [
-        "cascading  spearman   ssim",
-        "last          1.000  1.000",
-        "first         1.000  1.000",
+        "cascading  spearman   ssim    hog",
+        "last          1.000  1.000  1.000",
+        "first         1.000  1.000  1.000",
     ]
 
 
@@ -116,6 +140,7 @@ def test_grad_cam_depends_on_what_was_learned(lite0, cat):
     assert found.spearman.shape == (1, 3)
     assert found.ssim.amax() < 0.9
     assert found.spearman.amax() < 0.8
+    assert found.hog.amax() < 0.8
 
 
 @pytest.mark.parametrize("explainer", ["gradcam", camfast.GradCAM, lambda m: camfast.GradCAM(m, "conv"), None])
@@ -167,6 +192,7 @@ def test_a_heatmap_that_is_not_finite_has_no_similarity():
     )
     assert found.spearman[1].isnan().all()
     assert found.ssim[1].isnan().all()
+    assert found.hog[1].isnan().all()
     assert found.spearman[0].isfinite().all()
 
 

@@ -139,7 +139,11 @@ def test_a_constant_map_stays_constant_when_enlarged():
     assert ranges[0, 0] == ranges[0, 1]
 
 
-@pytest.mark.parametrize("size", [(3, 4), (0, 4, 4), (2.0, 3, 3)])
+@pytest.mark.parametrize("size", [(3, 4), (0, 4, 4), (2.0, 3, 3), 5, (5,), "all"])
 def test_a_size_that_is_none(net, size):
-    with pytest.raises(ValueError, match=r"size=.*; expected \(depth, height, width\), each at least 1, for volumes"):
-        camfast.GradCAM(net, "act")(X, 1, size=size)
+    message = r"size=.*; expected \(depth, height, width\), each at least 1, for volumes"
+    for method in (camfast.GradCAM(net, "act"), camfast.FullGrad(net)):
+        with pytest.raises(ValueError, match=message):
+            method(X, 1, size=size)
+    with pytest.raises(ValueError, match=message):
+        camfast.DeepFeatureFactorization(net, "act").factorize(X, 2, size=size)

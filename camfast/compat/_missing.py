@@ -1,12 +1,13 @@
-"""What a module of a drop-in says of an attribute that the peer has and it has not."""
+"""What a module of a drop-in, or an instance of its classes, says of an attribute that it has not."""
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType, MappingProxyType
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from camfast.suggest import did_you_mean
 
@@ -47,3 +48,25 @@ def missing(module: str, nearest: Mapping[str, str] = _NOTHING) -> Callable[[str
 def _imports(frame: FrameType) -> bool:
     """Whether a frame takes the name in a ``from`` import, after it has looked for a submodule of that name."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
+
+
+class NamesNearest:
+    """A class of a drop-in: its instances say what is nearest to an attribute that they have not."""
+
+    _nearest: ClassVar[Mapping[str, str]] = _NOTHING
+    """For names of the peer's class, the nearest thing that camfast has; those of parents count too. For all others it
+    is the instance's own name that is most alike."""
+
+    def __getattr__(self, name: str) -> Any:
+        kind = type(self)
+        inherited = getattr(super(), "__getattr__", None)
+        if inherited is not None:
+            with contextlib.suppress(AttributeError):
+                return inherited(name)
+        if name.startswith("__") or hasattr(kind, name):  # asked by Python itself; or a property failed
+            return object.__getattribute__(self, name)  # which raises what it raised before
+        known = [vars(parent).get("_nearest", _NOTHING) for parent in kind.__mro__]
+        found = next((nearest[name] for nearest in known if name in nearest), None)
+        own = [other for other in dir(self) if not other.startswith("_")]
+        hint = did_you_mean(name, own) if found is None else f"nearest: {found}"
+        raise AttributeError(f"{kind.__module__}.{kind.__qualname__} does not provide {name!r}; {hint}")

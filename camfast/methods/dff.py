@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from camfast._operands import accumulation_type
 from camfast.engine import Engine
-from camfast.explainer import Size
+from camfast.explainer import Size, check_size
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch, Inputs, check_inputs
 from camfast.layers import Layers
@@ -105,12 +105,12 @@ class DeepFeatureFactorization:
                 the head makes something else of [k, C] than scores; and as :meth:`camfast.GradCAM.explain`.
         """
         images = check_inputs(x).size
+        wanted = check_size(size, images)
         activations = self._activations(x, size="layer", normalize=False)
         count = _checked(components, activations)
         dtype = accumulation_type(activations.dtype)
         with torch.inference_mode(False), torch.no_grad():
             concepts, shares = concepts_of(activations.to(dtype), count)
-            wanted = images if size is None else None if size == "layer" else tuple(size)
             heatmaps, ranges = drawn(shares, activations.dim() - 2, relu=False)(size=wanted, normalize=normalize)
         return Factorization(concepts, heatmaps.float(), ranges.float(), self._scores(concepts))
 

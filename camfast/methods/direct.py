@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from camfast.allocator import HeapRoom
 from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
@@ -44,6 +45,7 @@ class PlainMethod(DirectMethod):
     multiplies = False
     gradient: ClassVar[str]
     """Where gradients come from, for the plan."""
+    _room: HeapRoom | None = None
 
     @property
     def plan(self) -> Plan:
@@ -51,6 +53,8 @@ class PlainMethod(DirectMethod):
         return Plan("the model itself, with a graph", self.gradient)
 
     def _run(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
+        if self._room is None and batch.images.device.type == "cpu":
+            self._room = HeapRoom.shared()  # which others get with their plan
         with prepared(self.model):
             return self._explain_prepared(batch, targets, form)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from camfast._operands import accumulation_type
-from camfast.components import component, of_each_class
+from camfast.components import Project, component, of_each_class
 from camfast.maps import LayerMap
 from camfast.methods.base import ActivationMethod, GradientMethod
+from camfast.projection import first_component
 
 
 class EigenCAM(ActivationMethod):
@@ -22,8 +23,10 @@ class EigenCAM(ActivationMethod):
     It needs no gradient. Arguments as for :class:`camfast.GradCAM`.
     """
 
+    project: Project = staticmethod(first_component)
+
     def _map(self, activations: Tensor) -> LayerMap:
-        return component(activations, activations.dim() - 2)
+        return component(activations, activations.dim() - 2, self.project)
 
 
 class EigenGradCAM(GradientMethod):
@@ -32,8 +35,10 @@ class EigenGradCAM(GradientMethod):
     Arguments as for :class:`camfast.GradCAM`.
     """
 
+    project: Project = staticmethod(first_component)
+
     def _map(self, activations: Tensor, gradients: Tensor) -> LayerMap:
-        return component(_products(activations, gradients), activations.dim() - 2)
+        return component(_products(activations, gradients), activations.dim() - 2, self.project)
 
 
 class SegEigenCAM(GradientMethod):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from camfast._operands import accumulation_type
+from camfast.explainer import check_size
 from camfast.explanation import Explanation, MapForm
 from camfast.image_pass import run_from_images
 from camfast.inputs import Batch
@@ -55,7 +56,8 @@ class FullGrad(WholeModelMethod):
         return _summed(maps, size)
 
     def _explain_prepared(self, batch: Batch, targets: Classes | Scores, form: MapForm) -> Explanation:
-        size = form.size or tuple(batch.images.shape[2:])
+        images = tuple(batch.images.shape[2:])
+        size = check_size(form.size, images, exact=True) or images
         maps = self._bias_maps(batch.images.dim())
         with maps:
             run = run_from_images(self.model, batch, self._select, targets)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from camfast.explainer import Size
+from camfast.explainer import Size, check_size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
 from camfast.maps import drawn
 from camfast.methods.composite import Composite
 from camfast.options import check_count, check_flag
+from camfast.progress import Progress
 from camfast.targets import Classes, Scores, Target, check_targets
 from camfast.windows import windows
 
@@ -39,6 +40,7 @@ class SESS(Composite):
         pool: ``"mean"`` of the windows at a place, or their ``"max"``.
         blur: blur the result with a Gaussian of 11 × 11 pixels and a standard deviation of 5.
         batch_size: how many windows are explained together.
+        progress: show how far it is, on stderr.
         options: as for the method.
 
     Raises:
@@ -56,6 +58,7 @@ class SESS(Composite):
         pool: Literal["mean", "max"] = "mean",
         blur: bool = True,
         batch_size: int = 32,
+        progress: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
@@ -64,6 +67,7 @@ class SESS(Composite):
         if pool not in ("mean", "max"):
             raise ValueError(f"pool={pool!r}; expected 'mean' or 'max'")
         self._batch_size = check_count("batch_size", batch_size)
+        self._progress = check_flag("progress", progress)
         self.parameters = {
             "num_scales": check_count("num_scales", num_scales),
             "scales": None if scales is None else [check_count("scales", scale) for scale in scales],
@@ -77,6 +81,7 @@ class SESS(Composite):
         batch = check_inputs(x)
         if batch.images.dim() != 4 or not batch.alone:
             raise ValueError("SESS slides over images [N, C, H, W]; x has other inputs, or other dimensions")
+        drawn_at = check_size(size, batch.size, exact=True)
         wanted = check_targets(targets, len(batch))
         if isinstance(wanted, Classes) and wanted.several:
             raise ValueError("SESS explains one class of every image; give one at a time")
@@ -87,8 +92,8 @@ class SESS(Composite):
             wanted = Classes(whole.targets, checked=True)
         images = batch.images.detach()
         found = self._found(images, wanted)
-        drawn_at = tuple(size) if isinstance(size, Sequence) and size != "layer" else whole.heatmaps.shape[-2:]
-        heatmaps, ranges = drawn(found, relu=False)(size=tuple(drawn_at), normalize=normalize)
+        drawn_at = drawn_at or tuple(whole.heatmaps.shape[-2:])
+        heatmaps, ranges = drawn(found, relu=False)(size=drawn_at, normalize=normalize)
         return Explanation(heatmaps, whole.logits, whole.targets, ranges)
 
     def _found(self, images: Tensor, targets: Classes | Scores) -> Tensor:
@@ -130,12 +135,14 @@ class SESS(Composite):
         everything = torch.cat(shown)  # window by window, all samples of each
         repeated = targets.repeated(len(shown))
         maps, likely = [], []
-        for begin in range(0, len(everything), self._batch_size):
-            end = min(begin + self._batch_size, len(everything))
-            wanted = repeated.part(begin, end)
-            result = self.engine.explain(everything[begin:end], wanted)
-            maps.append(result.heatmaps.masked_fill(result.ranges[:, :1, None].isnan(), torch.nan))
-            likely.append(self._likely(result, wanted))
+        with Progress("SESS", len(everything), "windows", quiet=not self._progress) as progress:
+            for begin in range(0, len(everything), self._batch_size):
+                end = min(begin + self._batch_size, len(everything))
+                wanted = repeated.part(begin, end)
+                result = self.engine.explain(everything[begin:end], wanted)
+                maps.append(result.heatmaps.masked_fill(result.ranges[:, :1, None].isnan(), torch.nan))
+                likely.append(self._likely(result, wanted))
+                progress.advance(end - begin)
         samples = len(shown[0])
         return (
             torch.cat(maps).unflatten(0, (len(shown), samples)),  # type: ignore[no-untyped-call]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,13 +112,10 @@ def evaluate(
         The scores by name, in the order of ``metrics``.
 
     Raises:
-        TypeError, ValueError: an unknown metric, a missing model, and what the metrics themselves raise.
+        TypeError, ValueError: an unknown metric or option, a missing model, and what the metrics themselves raise.
     """
     names = check_metrics(metrics)
-    given = dict(options or {})
-    unused = [name for name in given if name not in names]
-    if unused:
-        raise ValueError(f"options has {unused[0]!r}, which is not among metrics ({', '.join(names)})")
+    given = _check_options(options, names)
     if model is None:
         model = getattr(explainer, "model", None)
         if model is None:
@@ -142,6 +140,23 @@ def check_metrics(metrics: str | Iterable[str]) -> list[str]:
     if not names:
         raise ValueError(f"metrics is empty; known: {', '.join(METRICS)}")
     return names
+
+
+def _check_options(options: Any, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Options by metric; raises ValueError for what is none."""
+    given = {} if options is None else options
+    if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
+        raise ValueError(f'options={options!r}; expected options by metric, {{"deletion": {{"steps": 50}}}} say')
+    for name, own in given.items():
+        if name not in names:
+            raise ValueError(f"options has {name!r}, which is not among metrics ({', '.join(names)})")
+        parameters = signature(pointing_game if name == "pointing" else METRICS[name]).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        for option in own:
+            if option not in known:
+                hint = did_you_mean(str(option), known) if known else "it has none"
+                raise ValueError(f"options[{name!r}] has {option!r}, which is no option of that metric; {hint}")
+    return dict(given)
 
 
 def _name_of(explainer: Any) -> str:

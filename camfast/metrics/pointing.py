@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from camfast.explainer import is_size
 from camfast.metrics.heatmaps import Heatmaps, Maps, as_tensor, check_heatmaps
 from camfast.metrics.result import Scores, only_where
 from camfast.targets import is_sequence
@@ -49,6 +50,8 @@ def pointing_game(
         raise ValueError("boxes and masks say where the objects are; give one of them")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance={tolerance!r}; expected a number of pixels of at least 0")
+    if size is not None and not is_size(size, [2]):
+        raise ValueError(f"size={size!r}; expected (height, width), two whole numbers of at least 1, or None")
     given = as_tensor(heatmaps)
     if given.dim() != 3:
         raise ValueError(f"heatmaps has shape {list(given.shape)}; expected [N, H, W]")

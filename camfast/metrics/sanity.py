@@ -17,7 +17,7 @@ from camfast.methods import get_method
 from camfast.metrics.case import Case, Explain
 from camfast.metrics.checks import check_seed
 from camfast.metrics.result import Scores, only_where
-from camfast.metrics.similarity import spearman, ssim
+from camfast.metrics.similarity import hog, spearman, ssim
 from camfast.outputs import Selector
 from camfast.targets import Target
 from camfast.wrappers import plain_module
@@ -42,22 +42,23 @@ class SanityCheck:
     """[N, L] from -1 to 1: Spearman's rank correlation with the heatmap of the model as it is."""
     ssim: Tensor
     """[N, L] up to 1: structural similarity."""
+    hog: Tensor
+    """[N, L] from -1 to 1: Pearson's correlation of the histograms of oriented gradients."""
 
     @property
     def scores(self) -> Scores:
         """The rank correlations as a metric: values are their means over the layers."""
         at = torch.arange(1, len(self.layers) + 1, device=self.spearman.device) / len(self.layers)
-        parts = {"ssim": self.ssim.mean(1)}
+        parts = {"ssim": self.ssim.mean(1), "hog": self.hog.mean(1)}
         return Scores("sanity", self.spearman.mean(1), higher_is_better=False, curves=self.spearman, at=at, parts=parts)
 
     def __repr__(self) -> str:
         width = max(map(len, (*self.layers, self.mode)))
-        rows = [f"{self.mode:<{width}}  spearman   ssim"]
+        rows = [f"{self.mode:<{width}}  spearman   ssim    hog"]
         # The mean over the samples that have a number.
-        for name, rank, form in zip(
-            self.layers, self.spearman.nanmean(0).tolist(), self.ssim.nanmean(0).tolist(), strict=True
-        ):
-            rows.append(f"{name:<{width}}  {rank:8.3f} {form:6.3f}")
+        means = [each.nanmean(0).tolist() for each in (self.spearman, self.ssim, self.hog)]
+        for name, rank, form, edges in zip(self.layers, *means, strict=True):
+            rows.append(f"{name:<{width}}  {rank:8.3f} {form:6.3f} {edges:6.3f}")
         return "\n".join(rows)
 
 
@@ -75,8 +76,8 @@ def sanity_check(
     """Sanity check by random weights (Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
 
     The weights of a copy of the model are randomized, a layer at a time from the last to the first, and the heatmaps of
-    the classes of the untouched model compared with its own. One that stays the same does not depend on what was
-    learned. The model itself is not touched.
+    the classes of the untouched model compared with its own, by the paper's three similarities. One that stays the same
+    does not depend on what was learned. The model itself is not touched.
 
     >>> print(camfast.metrics.sanity_check(model, x, camfast.GradCAM, layers=["layer4", "layer3"]))  # doctest: +SKIP
 
@@ -93,7 +94,7 @@ def sanity_check(
             BatchNorm, stay.
 
     Returns:
-        Similarities [N, L]; NaN where a heatmap is not finite. A constant heatmap has rank correlation 0.
+        Similarities [N, L]; NaN where a heatmap is not finite. A constant heatmap has correlations of 0.
 
     Raises:
         TypeError, ValueError: what is wrong with an argument; a model that cannot be copied.
@@ -125,7 +126,7 @@ Make = Callable[[], tuple[nn.Module, Explain]]
 
 
 def _check(case: Case, model: nn.Module, make: Make, names: Sequence[str], mode: Mode, seed: int) -> SanityCheck:
-    ranks, forms = [], []
+    found: dict[str, list[Tensor]] = {"spearman": [], "ssim": [], "hog": []}
     # Weights that are made in inference mode could not be explained by gradients.
     with torch.inference_mode(False):
         other, explain = make()
@@ -136,9 +137,9 @@ def _check(case: Case, model: nn.Module, make: Make, names: Sequence[str], mode:
             _randomize(other.get_submodule(name), seed + number, case.scorer.images.device)
             maps = case.explained(case.scorer.batch, explain)
             finite = case.maps.finite & maps.finite
-            ranks.append(only_where(finite, spearman(maps.values, case.maps.values)))
-            forms.append(only_where(finite, ssim(maps.values, case.maps.values)))
-    return SanityCheck(mode, tuple(names), torch.stack(ranks, 1), torch.stack(forms, 1))
+            for measure, values in zip((spearman, ssim, hog), found.values(), strict=True):
+                values.append(only_where(finite, measure(maps.values, case.maps.values)))
+    return SanityCheck(mode, tuple(names), **{name: torch.stack(values, 1) for name, values in found.items()})
 
 
 def _restore(learned: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.functional import interpolate
 from camfast import methods
 from camfast.compat.pytorch_grad_cam._joining import averaged
 from camfast.compat.pytorch_grad_cam._targets import as_callables
+from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import turned_as_theirs
 from camfast.components import eigen_smoothed
 from camfast.engine import Engine
 from camfast.explanation import Explanation, MapForm
@@ -41,7 +43,14 @@ def as_theirs(engine: AnyEngine) -> AnyEngine:
 
 def smoothed(engine: AnyEngine, eigen_smooth: bool) -> AnyEngine:
     """An engine whose maps are made of weighted activations; of their first component, where that is asked for."""
-    engine._form = eigen_smoothed if eigen_smooth else weighted  # type: ignore[attr-defined]
+    form = partial(eigen_smoothed, project=turned_as_theirs) if eigen_smooth else weighted
+    engine._form = form  # type: ignore[attr-defined]
+    return engine
+
+
+def projected(engine: methods.EigenCAM | methods.EigenGradCAM) -> Engine:
+    """An engine whose components have the sign of theirs."""
+    engine.project = turned_as_theirs
     return engine
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from camfast.compat.pytorch_grad_cam._engines import smoothed
 from camfast.compat.pytorch_grad_cam._rules import Array, image_by_rule, weights_by_rule
 from camfast.compat.pytorch_grad_cam.base_cam import BaseCAM
 from camfast.engine import Engine
@@ -27,7 +28,7 @@ class RuleCAM(BaseCAM):
         super().__init__(model, target_layers, reshape_transform)
 
     def _make_engine(self, eigen_smooth: bool) -> Engine:
-        return self._method(self.model, self.target_layers, self.reshape_transform, eigen_smooth=eigen_smooth)
+        return smoothed(self._method(self.model, self.target_layers, self.reshape_transform), eigen_smooth)
 
 
 class WeightsByRule(RuleCAM):

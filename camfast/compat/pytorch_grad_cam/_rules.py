@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camfast import reference
-from camfast.projection import first_component
+from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import turned_as_theirs
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +24,7 @@ def weights_by_rule(rule: str, activations: Any, grads: Any) -> Array:
 def image_by_rule(rule: str, activations: Any, grads: Any, eigen_smooth: bool) -> Array:
     """[N, h, w]: the sum of the products of a rule, or their first component."""
     products = reference.weighted_activations(_in_a_row(activations), _in_a_row(grads), None, rule)
-    maps = first_component(products) if eigen_smooth else products.sum(dim=1)
+    maps = turned_as_theirs(products) if eigen_smooth else products.sum(dim=1)
     return maps.reshape(len(maps), *np.shape(activations)[2:]).numpy()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +35,17 @@ class AblationCAM(BaseCAM):
         ratio_channels_to_ablate: the share of the channels that ``ablation_layer`` chooses from each end; below 1 all
             of the model runs again.
     """
+
+    _nearest: ClassVar = {
+        "activations": "activations_and_grads.activations",
+        "save_activation": "activations_and_grads.activations",
+        "assemble_ablation_scores": "get_cam_weights",
+        "ablation_layers": "ablation_layer, of which there is one for all layers",
+        "set_ablation_layers": "ablation_layer, which is set for the length of a call",
+        "unset_ablation_layers": "ablation_layer, which is set for the length of a call",
+        "set_ablation_layer_batch_indices": "ablation_layer, which is set for the length of a call",
+        "trim_ablation_layer_batch_indices": "ablation_layer, which is set for the length of a call",
+    }
 
     def __init__(
         self,

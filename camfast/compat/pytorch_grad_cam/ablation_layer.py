@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 __getattr__ = missing(__name__)
@@ -22,12 +22,14 @@ _OFF = -1000.0
 """What a channel of a feature pyramid becomes."""
 
 
-class AblationLayer(nn.Module):
+class AblationLayer(NamesNearest, nn.Module):
     """Puts out activations that it was given, with a channel of zeros in each of them.
 
     :class:`AblationCAM` asks ``activations_to_be_ablated`` once for each sample, and then ``set_next_batch`` before
     each pass of the model; ``indices`` are the channels that are still to be ablated.
     """
+
+    _nearest: ClassVar = dict.fromkeys(("layer", "reshape_transform"), "AblationCAM, which has target_layers")
 
     def __init__(self) -> None:
         super().__init__()

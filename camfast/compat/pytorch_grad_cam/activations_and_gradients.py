@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.passes import prepared
 from camfast.trees import mapped
 
@@ -18,7 +18,7 @@ __getattr__ = missing(__name__)
 Reshape = Callable[[Any], Tensor]
 
 
-class ActivationsAndGradients:
+class ActivationsAndGradients(NamesNearest):
     """Hooks on target layers, from when it is made until :meth:`release`.
 
     Calling it runs the model. Afterwards ``activations`` has what the layers put out, in the order in which they ran,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam._augmentations import AS_IT_IS, flips_and_brightness
 from camfast.compat.pytorch_grad_cam._engines import OwnMethod, OwnMethodWithGraph, as_theirs
 from camfast.compat.pytorch_grad_cam._targets import as_callables, translated, unused
@@ -31,7 +31,7 @@ Targets = Sequence[Callable[[Any], Any]] | None
 _EXTENSION_POINTS = ("get_cam_weights", "get_cam_image", "compute_cam_per_layer", "aggregate_multi_layers")
 
 
-class BaseCAM:
+class BaseCAM(NamesNearest):
     """A class activation map. To have one of your own, override ``get_cam_weights``, or ``get_cam_image``.
 
     The model is explained as in evaluation mode, and is left exactly as it was, as with :class:`camfast.GradCAM`: there

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from camfast import methods
 from camfast.compat._missing import missing
-from camfast.compat.pytorch_grad_cam._engines import whatever
+from camfast.compat.pytorch_grad_cam._engines import projected, whatever
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM
 from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from camfast.engine import Engine
@@ -18,7 +18,7 @@ __getattr__ = missing(__name__)
 
 
 class EigenCAM(BaseCAM):
-    """As :class:`camfast.EigenCAM`: the value of largest magnitude is positive. ``eigen_smooth`` changes nothing.
+    """As :class:`camfast.EigenCAM`, with the sign of NumPy's singular vectors. ``eigen_smooth`` changes nothing.
 
     Arguments as for :class:`BaseCAM`.
     """
@@ -46,4 +46,4 @@ class EigenCAM(BaseCAM):
         return get_2d_projection(activations)
 
     def _make_engine(self, eigen_smooth: bool) -> Engine:
-        return methods.EigenCAM(self.model, self.target_layers, self.reshape_transform, output=whatever)
+        return projected(methods.EigenCAM(self.model, self.target_layers, self.reshape_transform, output=whatever))

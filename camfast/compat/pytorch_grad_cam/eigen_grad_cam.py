@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from camfast import methods
 from camfast.compat._missing import missing
+from camfast.compat.pytorch_grad_cam._engines import projected
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM
 from camfast.compat.pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from camfast.engine import Engine
@@ -17,7 +18,7 @@ __getattr__ = missing(__name__)
 
 
 class EigenGradCAM(BaseCAM):
-    """As :class:`camfast.EigenGradCAM`: the value of largest magnitude is positive. ``eigen_smooth`` changes nothing.
+    """As :class:`camfast.EigenGradCAM`, with the sign of NumPy's singular vectors. ``eigen_smooth`` changes nothing.
 
     Arguments as for :class:`BaseCAM`.
     """
@@ -43,4 +44,4 @@ class EigenGradCAM(BaseCAM):
         return get_2d_projection(grads * activations)
 
     def _make_engine(self, eigen_smooth: bool) -> Engine:
-        return methods.EigenGradCAM(self.model, self.target_layers, self.reshape_transform)
+        return projected(methods.EigenGradCAM(self.model, self.target_layers, self.reshape_transform))

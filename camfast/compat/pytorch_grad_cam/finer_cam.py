@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam._finer import Compared
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM, Targets
 from camfast.compat.pytorch_grad_cam.grad_cam import GradCAM
@@ -22,7 +22,7 @@ __getattr__ = missing(__name__)
 Self = TypeVar("Self", bound="FinerCAM")
 
 
-class FinerCAM:
+class FinerCAM(NamesNearest):
     """As :class:`camfast.FinerCAM`, with the weights and the alpha of the authors' code.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +23,11 @@ class FullGrad(BaseCAM):
         model: as for :class:`BaseCAM`.
         target_layers, reshape_transform: not looked at, as every layer with a bias counts.
     """
+
+    _nearest: ClassVar = {
+        "bias_data": "the bias of the layers themselves",
+        "get_bias_data": "the bias of the layers themselves",
+    }
 
     def __init__(
         self,

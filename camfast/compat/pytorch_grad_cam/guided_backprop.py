@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,20 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from camfast import methods
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 
 __getattr__ = missing(
     __name__, dict.fromkeys(("GuidedBackpropReLU", "GuidedBackpropReLUasModule"), "GuidedBackpropReLUModel")
 )
 
 
-class GuidedBackpropReLUModel:
+class GuidedBackpropReLUModel(NamesNearest):
     """As :class:`camfast.GuidedBackprop`; the model is left as it is.
 
     Args:
         model: any module.
         device: where the model is to be; None leaves it there.
     """
+
+    _nearest: ClassVar = {
+        "recursive_replace_relu_with_guidedrelu": "__call__, which replaces no module",
+        "recursive_replace_guidedrelu_with_relu": "__call__, which replaces no module",
+    }
 
     def __init__(self, model: nn.Module, device: torch.device | str | None = None) -> None:
         self.model = model if device is None else model.to(device)

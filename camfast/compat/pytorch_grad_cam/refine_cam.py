@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam._joining import multiplied
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM, Targets
 from camfast.compat.pytorch_grad_cam.grad_cam_plusplus import GradCAMPlusPlus
@@ -20,7 +20,7 @@ __getattr__ = missing(__name__)
 Self = TypeVar("Self", bound="RefineCAM")
 
 
-class RefineCAM:
+class RefineCAM(NamesNearest):
     """As :class:`camfast.RefineCAM`: the maps of several layers multiplied.
 
     Args:

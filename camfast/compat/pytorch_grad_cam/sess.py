@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from camfast import methods
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam._targets import translated
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM, Targets
 from camfast.compat.pytorch_grad_cam.grad_cam import GradCAM
@@ -25,7 +25,7 @@ __getattr__ = missing(
 Self = TypeVar("Self", bound="SESS")
 
 
-class SESS:
+class SESS(NamesNearest):
     """As :class:`camfast.SESS`: the maps of windows at several scales, put together.
 
     Args:
@@ -47,6 +47,14 @@ class SESS:
     Raises:
         ValueError: a number out of range, or an unknown ``pool``.
     """
+
+    _nearest: ClassVar = {
+        "collect_patches": "forward, which does all of it",
+        "forward_single_image": "forward, which does all of it",
+        "get_scores": "forward, which does all of it",
+        "get_target": "forward, which does all of it",
+        "paste_cam": "forward, which does all of it",
+    }
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from camfast import methods
 from camfast.compat._missing import missing
+from camfast.compat.pytorch_grad_cam._engines import smoothed
 from camfast.compat.pytorch_grad_cam.base_cam import Array, BaseCAM
 from camfast.engine import Engine
 
@@ -45,4 +46,4 @@ class ShapleyCAM(BaseCAM):
         return weights
 
     def _make_engine(self, eigen_smooth: bool) -> Engine:
-        return methods.ShapleyCAM(self.model, self.target_layers, self.reshape_transform, eigen_smooth=eigen_smooth)
+        return smoothed(methods.ShapleyCAM(self.model, self.target_layers, self.reshape_transform), eigen_smooth)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import camfast
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.torchcam._report import save_report
 from camfast.compat.torchcam._version import __version__
 from camfast.compat.torchcam.methods import GradCAM
@@ -26,7 +26,7 @@ __getattr__ = missing(__name__)
 
 
 @dataclass(frozen=True)
-class PredictionExplanation:
+class PredictionExplanation(NamesNearest):
     """A prediction, its maps, and what they were made with; tensors are on the CPU, without graphs."""
 
     logits: Tensor

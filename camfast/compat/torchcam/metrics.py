@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.torchcam._judged import Extractor, judged
 from camfast.metrics.confidence import masked_scores
 from camfast.metrics.deletion import deletion_of, insertion_of
@@ -19,7 +19,7 @@ __all__ = ["ClassificationMetric", "DeletionInsertionMetric"]
 __getattr__ = missing(__name__)
 
 
-class ClassificationMetric:
+class ClassificationMetric(NamesNearest):
     """Average drop and increase in confidence (Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063).
 
     See :func:`camfast.metrics.average_drop` and :func:`camfast.metrics.increase_in_confidence`, which take heatmaps.
@@ -84,7 +84,7 @@ class ClassificationMetric:
         """Samples without a finite map or score, which count in nothing else."""
 
 
-class DeletionInsertionMetric:
+class DeletionInsertionMetric(NamesNearest):
     """Deletion and insertion (Petsiuk et al. 2018, RISE, https://arxiv.org/abs/1806.07421).
 
     See :func:`camfast.metrics.deletion` and :func:`camfast.metrics.insertion`, which take heatmaps.

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from camfast import methods
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam._joining import resized, stretched
+from camfast.compat.pytorch_grad_cam.activations_and_gradients import OnDemand
 from camfast.compat.pytorch_grad_cam.utils.image import create_labels_legend, show_factorization_on_image
 from camfast.methods.dff import concepts_of
 
@@ -33,7 +34,7 @@ def dff(activations: Array, n_components: int = 5) -> tuple[Array, Array]:
     return concepts.numpy(), shares.numpy()
 
 
-class DeepFeatureFactorization:
+class DeepFeatureFactorization(NamesNearest):
     """As :class:`camfast.DeepFeatureFactorization`.
 
     Args:
@@ -52,6 +53,7 @@ class DeepFeatureFactorization:
     ) -> None:
         self.model = model
         self.computation_on_concepts = computation_on_concepts
+        self.activations_and_grads = OnDemand(model, [target_layer], reshape_transform)
         self._engine = methods.DeepFeatureFactorization(
             model, target_layer, reshape_transform, head=computation_on_concepts
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from camfast.compat._missing import missing
+from camfast.compat._missing import NamesNearest, missing
 from camfast.compat.pytorch_grad_cam.metrics.perturbation_confidence import (
     PERCENTILES,
     Array,
@@ -27,7 +27,7 @@ neighbors_weights = [
 """What each neighbour of a pixel counts, by where it lies."""
 
 
-class NoisyLinearImputer:
+class NoisyLinearImputer(NamesNearest):
     """Fills pixels with the weighted mean of their neighbours, and adds noise; see :func:`camfast.metrics.road`.
 
     Args:
@@ -37,6 +37,11 @@ class NoisyLinearImputer:
     Raises:
         ValueError: another weighting.
     """
+
+    _nearest: ClassVar = {
+        "add_offset_to_indices": "__call__, which solves the system",
+        "setup_sparse_system": "__call__, which solves the system",
+    }
 
     def __init__(self, noise: float = 0.01, weighting: Sequence[Any] = neighbors_weights) -> None:
         if dict(weighting) != dict(neighbors_weights):

@@ -1,7 +1,4 @@
-"""The first component of activations [N, C, h, w], as maps [N, h, w] float32; NaN counts as zero.
-
-The value of largest magnitude in each is positive.
-"""
+"""The first component of activations [N, C, h, w], as maps [N, h, w] float32; NaN counts as zero."""
 
 from __future__ import annotations
 
@@ -25,17 +22,44 @@ WITHOUT_GAMMA = ("linear", "cosine")
 
 
 def get_2d_projection(activation_batch: Array) -> Array:
-    """By principal components; see :func:`camfast.projection.first_component`."""
-    return first_component(_usable(activation_batch)).float().numpy()
+    """By principal components, with the sign of NumPy's singular vectors; see :func:`turned_as_theirs`."""
+    return turned_as_theirs(_usable(activation_batch)).float().numpy()
 
 
 def get_2d_projection_with_sign_correction(activation_batch: Array) -> Array:
-    """The same: :func:`get_2d_projection` has a sign that does not depend on chance, too."""
-    return get_2d_projection(activation_batch)
+    """The same, with the value of largest magnitude in each map positive; see
+    :func:`camfast.projection.first_component`."""
+    return first_component(_usable(activation_batch)).float().numpy()
+
+
+def turned_as_theirs(maps: Tensor) -> Tensor:
+    """The first component [M, *places] of maps [M, C, *places], with the sign that pytorch-grad-cam's has: whatever
+    LAPACK makes of the matrix of places and channels.
+
+    LAPACK need not be asked for all singular vectors, as they do: the first is the same.
+    """
+    components = first_component(maps)
+    if maps.numel() == 0:
+        return components
+    kind = torch.promote_types(maps.dtype, torch.float32)
+    rows = maps.detach().flatten(2).to("cpu", kind).numpy()
+    signs = [_sign(*pair) for pair in zip(rows, components.flatten(1).cpu().numpy(), strict=True)]
+    return components * components.new_tensor(signs).reshape(-1, *[1] * (components.dim() - 1))
+
+
+def _sign(channels: Array, component: Array) -> float:
+    """1, or -1 where LAPACK's component is the other way around."""
+    if not np.isfinite(channels).all():
+        return 1.0
+    places = channels.transpose()
+    centred = places - places.mean(axis=0)
+    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    return -1.0 if (centred @ axis) @ component < 0 else 1.0
 
 
 def get_2d_projection_kernel(activation_batch: Array, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
-    """By kernel principal components; see :class:`camfast.KPCACAM`, also for the arguments."""
+    """By kernel principal components, with the value of largest magnitude in each map positive; see
+    :class:`camfast.KPCACAM`, also for the arguments."""
     gamma = None if kernel in WITHOUT_GAMMA else gamma
     return kernel_component(_usable(activation_batch), kernel, gamma).float().numpy()
 

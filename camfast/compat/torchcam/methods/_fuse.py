@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camfast.compat._missing import NamesNearest
 from camfast.metrics import heatmaps
 
 
-class Fusing:
+class Fusing(NamesNearest):
     """How an extractor fuses maps."""
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class LeGrad(_EngineCAM):
             model whose classifier is not found.
         TypeError: an argument of another type.
     """
+
+    _nearest: ClassVar = {
+        "hook_attn": "a call, as attention itself is not kept",
+    }
 
     _targets_supported = False
     _blocks: SeenBlocks | None = None

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from torch import nn
 
+from camfast.compat._missing import NamesNearest
 from camfast.compat.torchcam.methods.core import _CAM
 
 Self = TypeVar("Self", bound="_CAMWrapper")
 
 
-class _CAMWrapper:
+class _CAMWrapper(NamesNearest):
     """The hooks are those of ``base_cam``, and so is all that is asked about them."""
 
     def __init__(self, base_cam: _CAM) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class GuidedBackprop(GradientAttribution):
     Raises:
         TypeError: ``model`` is not a module.
     """
+
+    _nearest: ClassVar = {
+        "backward_hooks": "attribute, which sets no hooks",
+        "use_relu_grad_output": "attribute, which is guided by both",
+    }
 
     def __init__(self, model: nn.Module) -> None:
         if not isinstance(model, nn.Module):

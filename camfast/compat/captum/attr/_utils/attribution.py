@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from camfast.compat._missing import NamesNearest
 
-class Attribution(ABC):
+
+class Attribution(NamesNearest, ABC):
     """Something that attributes what a function puts out to what it is given, or to a layer on the way.
 
     Args:
@@ -67,6 +69,10 @@ class Attribution(ABC):
 
 class GradientAttribution(Attribution):
     """An attribution by gradients."""
+
+    _nearest: ClassVar = {
+        "gradient_func": "attribute, whose gradient is camfast's own",
+    }
 
 
 class LayerAttribution(Attribution):
