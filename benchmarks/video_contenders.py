@@ -119,7 +119,9 @@ def _write(frames: Any, reader: VideoReader, output: Path) -> int:
     count = 0
     iterator = iter(frames)
     first = next(iterator)
-    picture = Picture(Canvas(first.picture), reader.width, reader.height, reader.rate, reader.time_base, None)
+    picture = Picture(
+        Canvas(first.picture), reader.width, reader.height, reader.rate, reader.time_base, None, None, None, None
+    )
     with VideoWriter(output, picture) as writer:
         for frame in itertools.chain([first], iterator):
             writer.write(frame.picture, frame.pts, frame.duration)

@@ -19,7 +19,6 @@ from camfast.models import LoadedModel
 from camfast.video import VideoSummary, annotate_video
 from camfast.video.annotate import SMOOTH
 from camfast.video.artist import VIDEO_LAYOUTS
-from camfast.video.device import DECODE
 from camfast.video.encoding import CODECS, check_suffix
 from camfast.video.explainer import CLIP, FIRST
 from camfast.video.over_time import BETWEEN
@@ -107,13 +106,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--strict", action="store_true", help="fail at the first damage instead of skipping it")
     run.add_argument("--resume", action="store_true", help="go on from what a killed run has left")
-    run.add_argument(
-        "--decode",
-        choices=DECODE,
-        default=DECODE[0],
-        help="where: auto takes the device of the model if it is a CUDA device that can decode the video; host the "
-        "processor; device fails where it cannot (default: auto)",
-    )
     run.add_argument("--json", action="store_true", help="the summary as one JSON object on standard output")
 
 
@@ -218,7 +210,6 @@ def _annotate(
         overwrite=options.overwrite,
         resume=options.resume,
         strict=options.strict,
-        decode=options.decode,
         quiet=options.quiet,
     )
 

@@ -12,7 +12,6 @@ from small_video import annotate
 import camfast
 from camfast import demo
 from camfast.video import VideoReader, VideoWriter
-from camfast.video.planes import Tags
 
 
 def test_a_real_video_keeps_its_size_rate_and_length(tmp_path, small):
@@ -272,40 +271,6 @@ class TestRotation:
             frame = next(container.decode(container.streams.video[0]))
         assert frame.rotation % 360 == 90 * turns
         assert (frame.height, frame.width) == ((96, 64) if turns == 2 else (64, 96))
-
-
-MATRICES = {  # of libavutil/display.h: x' = a x + c y, y' = b x + d y, in 16.16
-    "left to right": ((-1, 0, 0, 1), np.fliplr),
-    "upside down": ((1, 0, 0, -1), np.flipud),
-    "along the diagonal": ((0, 1, 1, 0), lambda frame: frame.transpose(1, 0, 2)),
-}
-
-
-class TestMirror:
-    @pytest.mark.parametrize("kind", MATRICES)
-    def test_the_model_sees_the_picture_as_people_do(self, tmp_path, small, kind):
-        (a, b, c, d), mirrored = MATRICES[kind]
-        upright = moving_square(4, 96, 96)
-        path = tmp_path / "mirrored.mkv"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("ffv1", rate=25)
-            stream.height, stream.width, stream.pix_fmt = 96, 96, "yuv444p"
-            one = 1 << 16
-            stream.set_display_matrix((a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30))
-            for pixels in upright:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(mirrored(pixels)))))
-            container.mux(stream.encode(None))
-        plain = write_clip(tmp_path / "upright.mkv", upright, codec="ffv1", pix_fmt="yuv444p")
-        for one, other in zip(
-            camfast.explain_video(path, small, target=1), camfast.explain_video(plain, small, target=1), strict=True
-        ):
-            expected = np.ascontiguousarray(mirrored(other.heat.map.numpy()[..., None]))[..., 0]
-            assert np.abs(one.heat.map.numpy() - expected).max() <= 0.02 * np.abs(expected).max()
-            assert one.region == other.region  # in the middle of a square
-        annotate(path, tmp_path / "out.mkv", small)
-        with av.open(str(tmp_path / "out.mkv")) as container:
-            matrix = Tags.of(next(container.decode(video=0))).display_matrix
-        assert [value >> 16 for value in (matrix[0], matrix[1], matrix[3], matrix[4])] == [a, b, c, d]
 
 
 class TestForms:

@@ -20,7 +20,6 @@ from camfast.methods import GradCAM
 from camfast.models import LoadedModel, check_model
 from camfast.progress import Progress
 from camfast.video.artist import VIDEO_LAYOUTS, Artist, VideoLayout
-from camfast.video.device import Decode, decoded_on, decoding_device
 from camfast.video.encoding import Encoding, check_suffix
 from camfast.video.explainer import Target
 from camfast.video.leftover import Leftover
@@ -41,6 +40,7 @@ SMOOTH = 0.7
 """Share of the heat before in that of a frame, where nothing else is asked for: a tenth of a second at 25 frames/s."""
 _WAITING = 8
 """Frames that wait for the encoder at most."""
+_DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
 def annotate_video(
@@ -71,7 +71,6 @@ def annotate_video(
     overwrite: bool = False,
     resume: bool = False,
     strict: bool = False,
-    decode: Decode = "auto",
     quiet: bool = False,
 ) -> VideoSummary:
     """Lay the heatmap of every frame over a video.
@@ -111,14 +110,10 @@ def annotate_video(
         overwrite: replace outputs that exist.
         resume: go on from what an earlier call has left that was killed.
         strict: raise at the first damage of the source.
-        decode: ``"auto"``: on the device of the model, if that is a CUDA device that can decode the video; its frames
-            then stay there until they are encoded. ``"host"``: on the processor. ``"device"``: an error where
-            ``"auto"`` would take the processor.
         quiet: no progress.
 
     Raises:
-        InputError: the source cannot be read, or has no frame that can be decoded; or not on the device that ``decode``
-            asks for.
+        InputError: the source cannot be read, or has no frame that can be decoded.
         OutputError: the output exists, is the source, or cannot be written; what was left cannot be gone on from.
         ValueError: something out of range, and whatever else the engine refuses.
     """
@@ -136,8 +131,7 @@ def annotate_video(
         raise OutputError(f"resume is not possible with {what}; leave it out")
     encoding = Encoding(codec, crf, preset)
     cam = cam or GradCAM(model.module)
-    device = decoding_device(decode, model.device)
-    wanted = settled_target(target, source, model, cam, batch_size, stride, start, duration, device, quiet=quiet)
+    wanted = settled_target(target, source, model, cam, batch_size, stride, start, duration, quiet=quiet)
     rate = None if fps is None else Fraction(fps).limit_denominator(10**5)
     watching = Watching(wanted, topk, batch_size, stride, between, smooth, rate)
 
@@ -150,12 +144,9 @@ def annotate_video(
         partial = stack.enter_context(Partial(output, overwrite, made_by, resume))
         left = stack.enter_context(Leftover(partial.left)) if partial.goes_on else None
         again = 0 if left is None else max(left.frames - warm_up(watching.smooth, watching.stride), 0)
-        reader = stack.enter_context(VideoReader(source, start=start, duration=duration, strict=strict, device=device))
+        reader = stack.enter_context(VideoReader(source, start=start, duration=duration, strict=strict))
         others = [stream for stream in reader.container.streams if stream.type in ("audio", "subtitle")]
         pipeline = stack.enter_context(Pipeline(reader, model, cam, watching, others, again))
-        decoded = decoded_on(pipeline.canvas, reader, device)
-        if decode == "device" and decoded != str(device):
-            raise InputError(f"{reader.name} cannot be decoded on {device}: decoded on the {decoded}")
         artist = Artist(pipeline.canvas, pipeline.eye, alpha=alpha, colormap=colormap, layout=layout, label=label)
         region = pipeline.eye.region
         records = stack.enter_context(opened_records(_path(table), _path(maps), _path(frames), region, overwrite))
@@ -191,7 +182,6 @@ def annotate_video(
         time.perf_counter() - begun,
         dict(output_file.classes.most_common()),
         str(serving(model.device)),
-        decoded,
         None if stopped else reader.damage,
         writer.others.left_out,
         writer.others.encoded_anew,
@@ -207,14 +197,18 @@ def annotate_video(
 
 def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
     """What the written pictures have in common, from the first one that was read."""
+    first, stream = pipeline.first, pipeline.reader.stream
+    matrix: Any = first.side_data.get(_DISPLAY_MATRIX)
     return Picture(
         pipeline.canvas,
         artist.width,
         artist.height,
         pipeline.rate,
         pipeline.time_base,
-        pipeline.reader.stream.sample_aspect_ratio,
-        pipeline.tags,
+        stream.sample_aspect_ratio,
+        None if matrix is None else tuple(memoryview(bytes(matrix)).cast("i")),
+        int(first.color_primaries),
+        int(first.color_trc),
     )
 
 

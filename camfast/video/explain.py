@@ -90,8 +90,7 @@ def explain_video(
     >>> for frame in camfast.explain_video("in.mp4", model):  # doctest: +SKIP
     ...     print(frame.time, frame.classes[0], frame.heatmap.max())
 
-    Pictures are decoded on the host. Memory does not grow with the video. Leaving the loop ends the threads and closes
-    the file.
+    Memory does not grow with the video. Leaving the loop ends the threads and closes the file.
 
     Args:
         source, model, cam, target, topk, batch_size, stride, between, start, duration, strict: as for
@@ -129,6 +128,5 @@ def _explained(
 
 
 def _frame(moment: Moment, eye: Eye, time_base: Fraction) -> ExplainedFrame:
-    frame, picture = moment.frame, moment.frame.picture
-    assert isinstance(picture, av.VideoFrame)  # the reader was given no device
-    return ExplainedFrame(moment.index, frame.pts * time_base, picture, moment.classes, moment.heat, eye.region)
+    frame = moment.frame
+    return ExplainedFrame(moment.index, frame.pts * time_base, frame.picture, moment.classes, moment.heat, eye.region)

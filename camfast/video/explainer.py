@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from camfast.explainer import Explainer
 from camfast.models import LoadedModel
 from camfast.video.eye import Eye
 from camfast.video.heat import Heat, drawn_ranges
-from camfast.video.moment import ClassScore, Moment, Seen
+from camfast.video.moment import ClassScore, Moment
 
 Target = int | Literal["first", "clip"] | None
 FIRST: Final = "first"
@@ -83,8 +85,8 @@ class FrameExplainer:
             return torch.empty(0, 1), len(moments)
         return self._cam.explain(self._input(seen), size="layer", normalize=False).logits.cpu(), len(moments)
 
-    def _input(self, seen: Sequence[Seen]) -> Tensor:
-        squares = torch.stack([torch.as_tensor(square) for square in seen]).to(self._model.device)
+    def _input(self, seen: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        squares = torch.from_numpy(np.stack(seen)).to(self._model.device)
         return self._model.preprocess.normalized(squares)
 
     def _explained(self, moments: Sequence[Moment], eye: Eye) -> Iterator[Moment]:
@@ -93,25 +95,17 @@ class FrameExplainer:
             self._target = int(self._cam.explain(x[:1], size="layer").logits.argmax(dim=1))
         explained = self._cam.explain(x, self._target, size="layer", normalize=False)
         assert explained.targets is not None  # classes were asked for
-        found = explained.heatmaps, explained.ranges, explained.logits.float().softmax(dim=1), explained.targets
-        heatmaps, limits, probabilities, targets = _on_host(*found)
-        maps = eye.map_on_region(heatmaps)
+        maps = eye.map_on_region(explained.heatmaps.cpu())
         ranges = drawn_ranges(maps, eye.region.height, eye.region.width)
-        ranges = ranges.masked_fill(limits.isnan(), torch.nan)
-        scores = self._scores(probabilities, [int(target) for target in targets])
+        ranges = ranges.masked_fill(explained.ranges.cpu().isnan(), torch.nan)
+        probabilities = explained.logits.float().softmax(dim=1)
+        scores = self._scores(probabilities.cpu(), explained.targets.tolist())
         # Clones: a frame that is kept does not keep the maps of a whole batch.
-        for moment, own, drawn, classes in zip(moments, maps, ranges, scores, strict=True):
-            yield replace(moment, heat=Heat(own.clone(), drawn.clone()), classes=classes, seen=None)
+        for moment, own, limits, classes in zip(moments, maps, ranges, scores, strict=True):
+            yield replace(moment, heat=Heat(own.clone(), limits.clone()), classes=classes, seen=None)
 
     def _scores(self, probabilities: Tensor, targets: Sequence[int]) -> Iterator[tuple[ClassScore, ...]]:
         likely = probabilities.topk(min(self._topk, probabilities.shape[1]), dim=1).indices.tolist()
         for row, target, best in zip(probabilities, targets, likely, strict=True):
             told = [target, *(index for index in best if index != target)][: max(self._topk, 1)]
             yield tuple(ClassScore(index, self._model.class_name(index), float(row[index])) for index in told)
-
-
-def _on_host(*tensors: Tensor) -> list[Tensor]:
-    """Tensors of a batch as float32 on the host, from another device in one copy; classes below 2^24 stay exact."""
-    rows = [tensor.float().reshape(len(tensor), -1) for tensor in tensors]
-    parts = torch.split(torch.cat(rows, dim=1).cpu(), [row.shape[1] for row in rows], dim=1)
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

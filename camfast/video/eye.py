@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import av
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +10,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
 from camfast.preprocess import Preprocessing, Region
-from camfast.video.moment import Seen
-from camfast.video.planes import orientation_of, resized_rgb, rgb
+from camfast.video.planes import resized_rgb, rgb
 
 _INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC}
 
 
 class Eye:
-    """Pictures of one size and orientation, as a model takes them: upright, resized by swscale from their own planes.
+    """Pictures of one size and rotation, as a model takes them: upright, resized by swscale from their own planes.
 
     Args:
         preprocess: the model's.
@@ -28,8 +25,8 @@ class Eye:
 
     def __init__(self, preprocess: Preprocessing, picture: av.VideoFrame) -> None:
         self._preprocess = preprocess
-        self._mirrored, self._turns = orientation_of(picture)
-        """What makes the stored picture upright: a mirror, left to right, then quarter turns counterclockwise."""
+        self._turns = round((picture.rotation or 0) / 90) % 4
+        """Quarter turns counterclockwise that make the stored picture upright."""
         stored = picture.height, picture.width
         self._upright = stored if self._turns % 2 == 0 else stored[::-1]
         self._placed = preprocess.placement(*self._upright)
@@ -39,8 +36,8 @@ class Eye:
         self.region = self.stored(preprocess.seen(*self._upright))
         """The part of the stored picture that the model sees."""
 
-    def __call__(self, picture: Any) -> Seen:
-        """What the model sees of a picture: uint8 RGB [crop, crop, 3]."""
+    def __call__(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        """What the model sees: uint8 RGB [crop, crop, 3]."""
         if self._whole:
             height, width = self._placed.height, self._placed.width
             if self._turns % 2:
@@ -52,8 +49,7 @@ class Eye:
 
     def map_on_region(self, maps: Tensor) -> Tensor:
         """Maps [N, h, w] of what the model sees, as they lie on :attr:`region`."""
-        turned = self._preprocess.without_bars(maps, *self._upright).rot90(-self._turns, (1, 2))
-        return turned.flip(2) if self._mirrored else turned
+        return self._preprocess.without_bars(maps, *self._upright).rot90(-self._turns, (1, 2))
 
     def stored(self, region: Region) -> Region:
         """A rectangle of the upright picture, on the stored one."""
@@ -61,12 +57,11 @@ class Eye:
         for _ in range(self._turns):  # back by a quarter turn, clockwise
             region = Region(region.left, height - region.top - region.height, region.width, region.height)
             height, width = width, height
-        return region._replace(left=width - region.left - region.width) if self._mirrored else region
+        return region
 
     def turned_back(self, upright: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Something drawn for the upright picture [h, w], as it lies on the stored one."""
-        turned = np.rot90(upright, -self._turns)
-        return np.ascontiguousarray(np.fliplr(turned) if self._mirrored else turned)
+        return np.ascontiguousarray(np.rot90(upright, -self._turns))
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -74,4 +69,4 @@ class Eye:
         return self._upright[0], self._upright[1]
 
     def _turned(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.rot90(np.fliplr(pixels) if self._mirrored else pixels, self._turns).copy())
+        return torch.from_numpy(np.rot90(pixels, self._turns).copy())

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from camfast.video.heat import Heat
 from camfast.video.reader import Frame
-
-Seen = npt.NDArray[np.uint8] | Tensor
-"""On the host, or on a device."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class Moment:
     frame: Frame
     index: int
     """Its number, from 0."""
-    seen: Seen | None
-    """What the model sees of it, uint8 RGB [crop, crop, 3]; None where it is not explained, or has been."""
+    seen: npt.NDArray[np.uint8] | None
+    """What the model sees of it; None where it is not explained, or has been."""
     heat: Heat | None = None
     """None where it is not explained, or not yet."""
     classes: tuple[ClassScore, ...] = ()

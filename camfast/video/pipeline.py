@@ -16,11 +16,11 @@ import torch
 from camfast.errors import InputError
 from camfast.explainer import Explainer
 from camfast.models import LoadedModel
-from camfast.video.device import taken_over, workplace
 from camfast.video.explainer import FIRST, FrameExplainer, chunks
+from camfast.video.eye import Eye
 from camfast.video.moment import Moment, Skipped
 from camfast.video.over_time import BETWEEN, Between, filled_in, smoothed
-from camfast.video.planes import Tags
+from camfast.video.planes import Canvas
 from camfast.video.reader import Frame, VideoReader
 from camfast.video.stages import Ahead, Busy, Workers
 from camfast.video.timing import at_rate
@@ -100,14 +100,13 @@ class Pipeline:
             before.append(item)
         if first is None:
             raise InputError(f"{reader.name} has no frame that can be decoded{_in_range(reader)}")
-        picture = first.picture
-        assert isinstance(picture, av.VideoFrame)  # as the reader gives it
-        self.tags = Tags.of(picture)
-        self.eye, self.canvas, take = workplace(picture, model.preprocess, model.device)
+        self.eye = Eye(model.preprocess, first.picture)
+        self.canvas = Canvas(first.picture)
+        self.first = first.picture
         self._explainer = FrameExplainer(model, cam, watching.target, watching.topk)
         on_cpu = model.device.type == "cpu"
         self._workers = Workers(torch.get_num_threads() if on_cpu else 1)
-        sights = self._sights(taken_over(itertools.chain(before, [first], items), take))
+        sights = self._sights(itertools.chain(before, [first], items))
         self._reader = Ahead(sights, max(watching.batch_size, _SMALLEST_QUEUE))
         self._stack = ExitStack()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -17,10 +15,6 @@ from torch import Tensor
 from camfast import ops
 from camfast.colors import yuv_colors
 from camfast.preprocess import Region
-from camfast.video.device_picture import DevicePicture, samples_of
-
-AnyPicture = av.VideoFrame | DevicePicture
-"""A picture on the host, or on a device."""
 
 BT709, BT470BG, SMPTE170M, BT2020 = 1, 5, 6, 9
 """Values of AVColorSpace, as in ISO/IEC 23091-2."""
@@ -29,36 +23,6 @@ LIMITED, FULL = int(ColorRange.MPEG), int(ColorRange.JPEG)
 _FULL_RANGE_FORMATS = ("yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p")
 _HIGH = 720
 """Lines from which untagged video is taken for BT.709, as players do."""
-_MATRIX_NAMES = {BT709: "bt709", BT2020: "bt2020"}
-
-
-@dataclass(frozen=True)
-class Tags:
-    """What a picture says of itself beside its samples, and a copy is to say too."""
-
-    display_matrix: tuple[int, ...] | None
-    """How players are to turn the picture, as FFmpeg's ``libavutil/display.h`` defines it."""
-    primaries: int
-    transfer: int
-
-    @classmethod
-    def of(cls, picture: av.VideoFrame) -> Tags:
-        matrix: Any = picture.side_data.get("DISPLAYMATRIX")
-        turned = None if matrix is None else tuple(memoryview(bytes(matrix)).cast("i"))
-        return cls(turned, int(picture.color_primaries), int(picture.color_trc))
-
-
-def orientation_of(picture: av.VideoFrame) -> tuple[bool, int]:
-    """How the stored picture becomes upright: whether it is first mirrored, left to right, and then by how many
-    quarter turns counterclockwise."""
-    matrix = Tags.of(picture).display_matrix
-    if matrix is None:
-        return False, 0
-    a, b, _, c, d = matrix[:5]
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    return mirrored, round(math.degrees(-math.atan2(b, a)) / 90) % 4
 
 
 def matrix_of(picture: av.VideoFrame) -> int:
@@ -70,7 +34,7 @@ def matrix_of(picture: av.VideoFrame) -> int:
 
 def range_of(picture: av.VideoFrame) -> int:
     """Whether levels go from 0 to 255 or from 16 to 235: FULL or LIMITED."""
-    full = picture.color_range == FULL or samples_of(picture) in _FULL_RANGE_FORMATS or _is_rgb(picture)
+    full = picture.color_range == FULL or picture.format.name in _FULL_RANGE_FORMATS or _is_rgb(picture)
     return FULL if full else LIMITED
 
 
@@ -78,18 +42,12 @@ def _is_rgb(picture: av.VideoFrame) -> bool:
     return bool(picture.format.is_rgb) or picture.format.name == "pal8"
 
 
-def matrix_name(space: int) -> str:
-    """The name of a matrix in camfast.colors, from an AVColorSpace."""
-    return _MATRIX_NAMES.get(space, "bt601")
-
-
 def _losses(picture: av.VideoFrame) -> list[str]:
     found = []
-    components = (picture.sw_format or picture.format).components
-    bits = max(component.bits for component in components)
+    bits = max(component.bits for component in picture.format.components)
     if bits > 8:
         found.append(f"{bits}-bit samples were rounded to 8 bits")
-    if any(component.is_alpha for component in components):
+    if any(component.is_alpha for component in picture.format.components):
         found.append("transparency was left out")
     if picture.interlaced_frame:
         found.append("interlaced frames were taken as whole pictures")
@@ -119,7 +77,7 @@ class Canvas:
         """What pictures of this format do not keep of the video's."""
         self._reformatter = VideoReformatter()
 
-    def writable(self, picture: Any, keep: bool = False) -> Any:
+    def writable(self, picture: av.VideoFrame, keep: bool = False) -> av.VideoFrame:
         """The picture in the format of the canvas, in memory that no decoder has. Of 8-bit 4:2:0 every sample stays.
 
         Without ``keep`` it may be the picture itself.
@@ -144,7 +102,7 @@ class Canvas:
             threads=1,
         )
 
-    def blank(self, width: int | None = None) -> Any:
+    def blank(self, width: int | None = None) -> av.VideoFrame:
         """A black picture."""
         picture = av.VideoFrame(width or self.width, self.height, self.format)
         for plane, level in zip(planes(picture), (0 if self.range == FULL else 16, 128, 128), strict=True):
@@ -153,12 +111,8 @@ class Canvas:
 
     def colors(self, colormap: str) -> Tensor:
         """The levels of a colour map in the video's own colours: uint8 [256, 3]."""
-        return yuv_colors(colormap, matrix_name(self.space), self.range == FULL)
-
-    def finished(self, picture: Any) -> av.VideoFrame:
-        """A picture that was drawn on, for the encoder."""
-        drawn: av.VideoFrame = picture
-        return drawn
+        matrix = {BT709: "bt709", BT2020: "bt2020"}.get(self.space, "bt601")
+        return yuv_colors(colormap, matrix, self.range == FULL)
 
 
 def rgb(picture: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
@@ -186,10 +140,8 @@ def resized_rgb(
     return lines[:, : 3 * width].reshape(height, width, 3)
 
 
-def planes(picture: AnyPicture) -> list[Tensor]:
+def planes(picture: av.VideoFrame) -> list[Tensor]:
     """The planes of a writable picture of a canvas, uint8 [height, width] each, in its own memory."""
-    if isinstance(picture, DevicePicture):
-        return picture.planes
     found = []
     for plane in picture.planes:
         lines = torch.frombuffer(plane, dtype=torch.uint8).view(plane.height, plane.line_size)
@@ -197,18 +149,16 @@ def planes(picture: AnyPicture) -> list[Tensor]:
     return found
 
 
-def blend_(picture: AnyPicture, heatmap: Tensor, colors: Tensor, alpha: float, region: Region, ranges: Tensor) -> None:
-    """Lays a heatmap [h, w] over a region of a writable picture of a canvas; ``ranges`` [2] become 0 and 1.
-
-    The colours are on the device of the picture; heatmap and range are brought there.
-    """
-    heatmaps, limits = heatmap[None].to(colors.device), ranges[None].to(colors.device)
-    options: dict[str, Any] = dict(alpha=alpha, region=region, ranges=limits)
-    if isinstance(picture, av.VideoFrame) and picture.format.name != "yuv420p":
-        ops.overlay_(_interleaved(picture)[None], heatmaps, colors, **options)
-    else:
+def blend_(
+    picture: av.VideoFrame, heatmap: Tensor, colors: Tensor, alpha: float, region: Region, ranges: Tensor
+) -> None:
+    """Lays a heatmap [h, w] over a region of a writable picture of a canvas; ``ranges`` [2] become 0 and 1."""
+    options: dict[str, Any] = dict(alpha=alpha, region=region, ranges=ranges[None])
+    if picture.format.name == "yuv420p":
         luma, blue, red = (plane[None] for plane in planes(picture))
-        ops.overlay_yuv420_(luma, blue, red, heatmaps, colors, **options)
+        ops.overlay_yuv420_(luma, blue, red, heatmap[None], colors, **options)
+    else:
+        ops.overlay_(_interleaved(picture)[None], heatmap[None], colors, **options)
 
 
 def _interleaved(picture: av.VideoFrame) -> Tensor:

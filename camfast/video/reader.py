@@ -11,11 +11,9 @@ from typing import Any
 
 import av
 import av.error
-import torch
 
 from camfast.errors import InputError
-from camfast.video.planes import AnyPicture
-from camfast.video.sources import PIPE, open_source, open_with_device, reason_of
+from camfast.video.sources import PIPE, open_source, reason_of
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
@@ -27,7 +25,7 @@ LATE = 1
 class Frame:
     """One decoded frame."""
 
-    picture: AnyPicture
+    picture: av.VideoFrame
     """In its own pixel format. The decoder may hold the same memory: not to be written to."""
     pts: int
     """Presentation time, in units of the stream's time base."""
@@ -47,7 +45,6 @@ class VideoReader:
         start: seconds to leave out at the beginning. Time stamps then begin as those of the whole video do.
         duration: how many seconds to read; None reads all.
         strict: raise InputError at the first packet that cannot be decoded, and where the end is missing.
-        device: a CUDA device to decode on, where that can be; :attr:`not_on_device` says why not.
 
     Raises:
         InputError: the file is missing, a directory, empty, not a video, cut before its index, or without a picture.
@@ -60,16 +57,10 @@ class VideoReader:
         start: Fraction | float = 0,
         duration: Fraction | float | None = None,
         strict: bool = False,
-        device: torch.device | None = None,
     ) -> None:
         self.name = "standard input" if str(source) == PIPE else str(source)
         self._strict = strict
-        self.not_on_device: str | None = None
-        """Why frames are decoded on the host, where a device was given."""
-        if device is None:
-            self.container = open_source(source)
-        else:
-            self.container, self.not_on_device = open_with_device(source, device)
+        self.container = open_source(source)
         try:
             if not self.container.streams.video:
                 raise InputError(f"{self.name} has no video stream")

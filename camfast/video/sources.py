@@ -8,8 +8,6 @@ from typing import Any
 
 import av
 import av.error
-import torch
-from av.codec.hwaccel import HWAccel
 
 from camfast.errors import InputError
 from camfast.files import check_input
@@ -44,26 +42,6 @@ def open_source(source: str | Path) -> Any:
     path = Path(source)
     check_input(path)
     return _open(media_url(path), str(path), _ONE_LOCAL_FILE)
-
-
-def open_with_device(source: str | Path, device: torch.device) -> tuple[Any, str | None]:
-    """As :func:`open_source`, for decoding on a CUDA device where one can be opened; and why not, where it cannot.
-
-    A stream that its decoder does not take is decoded on the host all the same: the first picture tells.
-
-    Raises:
-        InputError: as :func:`open_source`.
-    """
-    if is_live(source):
-        return open_source(source), "pipes and cameras are decoded on the host"
-    path = Path(source)
-    check_input(path)
-    try:
-        accelerator = HWAccel("cuda", str(device.index or 0), allow_software_fallback=True, is_hw_owned=True)
-        container = av.open(media_url(path), options=_ONE_LOCAL_FILE, hwaccel=accelerator)
-    except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
-        return open_source(source), f"the device cannot be opened for decoding ({reason_of(error)})"
-    return container, None
 
 
 def media_url(path: Path) -> str:

@@ -19,8 +19,6 @@ class VideoSummary:
     classes: dict[str, int]
     """How many frames each class was explained in, the most frequent first."""
     kernels: str
-    decoded: str
-    """Where frames were decoded: ``host``, with the reason where a device was tried; or the device."""
     damage: str | None
     """What was wrong with the source; None where it was whole."""
     left_out: list[str]
@@ -49,7 +47,7 @@ class VideoSummary:
             f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
             f"  classes (frames): {shown}\n"
             f"  busy: {shares(self.busy)}\n"
-            f"  kernels: {self.kernels}; decoded on the {self.decoded}"
+            f"  kernels: {self.kernels}"
         )
 
 

@@ -38,7 +38,6 @@ def top_class_of(
     stride: int,
     start: float,
     duration: float | None,
-    device: torch.device | None = None,
     *,
     quiet: bool = False,
 ) -> int:
@@ -53,7 +52,7 @@ def top_class_of(
     total: torch.Tensor | None = None
     watching = Watching(None, batch_size=batch_size, stride=stride)
     with (
-        VideoReader(source, start=start, duration=duration, device=device) as reader,
+        VideoReader(source, start=start, duration=duration) as reader,
         Pipeline(reader, model, cam, watching) as pipeline,
         Progress(f"{Path(reader.name).name}: class", reader.expected_frames, "frames", quiet=quiet) as progress,
     ):

@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from camfast.errors import OutputError
 from camfast.video.encoding import Encoding
 from camfast.video.others import Others, name_of
-from camfast.video.planes import FULL, Canvas, Tags
+from camfast.video.planes import FULL, Canvas
 from camfast.video.sources import media_url, reason_of
 
 # In pieces of a second or two, each on the disk as soon as it is whole, so that what is there can be played. MP4 gets
@@ -38,8 +38,10 @@ class Picture:
     time_base: Fraction
     aspect: Fraction | None
     """Of a pixel."""
-    tags: Tags | None = None
-    """Of the source's pictures."""
+    display_matrix: tuple[int, ...] | None
+    """How players are to turn the picture."""
+    primaries: int | None = None
+    transfer: int | None = None
 
 
 class VideoWriter:
@@ -116,11 +118,12 @@ class VideoWriter:
             stream.codec_context.sample_aspect_ratio = picture.aspect
         stream.codec_context.color_range = picture.canvas.range_tag
         stream.codec_context.colorspace = picture.canvas.space_tag
-        if picture.tags is not None:
-            stream.codec_context.color_primaries = picture.tags.primaries
-            stream.codec_context.color_trc = picture.tags.transfer
-            if picture.tags.display_matrix is not None:
-                stream.set_display_matrix(picture.tags.display_matrix)
+        if picture.primaries is not None:
+            stream.codec_context.color_primaries = picture.primaries
+        if picture.transfer is not None:
+            stream.codec_context.color_trc = picture.transfer
+        if picture.display_matrix is not None:
+            stream.set_display_matrix(picture.display_matrix)
         self._stream = stream
         self.others = Others(self.container, others, copy_sound)
         if self._chapters:
