@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from inspect import Signature
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
+from camfast.options import whole_signature
 from camfast.plan import Plan
 from camfast.streaming import stream
 from camfast.targets import Target
@@ -60,6 +62,11 @@ class Explainer(ABC):
     """Explains the batches of one model. See :class:`camfast.GradCAM` for arguments and results."""
 
     model: nn.Module
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = whole_signature(cls)
 
     def __call__(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True

@@ -29,6 +29,29 @@ def _options_of(method: type) -> list[str]:
     return list(found)
 
 
+def whole_signature(method: type) -> inspect.Signature:
+    """What a method takes: its constructor's parameters, and those that its ``**options`` hand on to its parents.
+
+    Editors and ``help`` show it, where they would show ``**options``.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    rest: list[inspect.Parameter] = []
+    by_name = False  # whether what parents take by position has to be named
+    for owner in method.__mro__:
+        if "__init__" not in vars(owner) or owner is object:
+            continue
+        _, *parameters = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
+        rest = [each for each in parameters if each.kind is each.VAR_KEYWORD and each.name != "unknown"]
+        for each in parameters:
+            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                found.setdefault(each.name, each.replace(kind=each.KEYWORD_ONLY) if by_name else each)
+        kinds = {each.kind for each in parameters}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+        by_name = by_name or inspect.Parameter.VAR_POSITIONAL not in kinds
+    return inspect.Signature([*sorted(found.values(), key=lambda each: each.kind), *rest])
+
+
 def check_flag(name: str, value: Any) -> bool:
     """True or False.
 

@@ -278,6 +278,44 @@ class TestActivationsAndGradients:
         assert len(cam.activations_and_grads.activations) == 1
         assert_model_same(before, fingerprint(model))
 
+    @pytest.mark.parametrize("targets", [None, [4, 1], [lambda o: o[2].square()] * 2])
+    def test_of_the_last_explanation(self, model, targets):
+        targets = targets and [t if callable(t) else ClassifierOutputTarget(t) for t in targets]
+        layers = [model.act, model.act2]
+        cam, peer = ours.GradCAM(model, layers), theirs.GradCAM(model, layers)
+        peer(X.clone(), targets)
+        peer.activations_and_grads.handles, handles = [], peer.activations_and_grads.handles
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+        cam(X, targets)
+        before = fingerprint(model)
+        seen = cam.activations_and_grads
+        for found, expected in (
+            (seen.activations, peer.activations_and_grads.activations),
+            (seen.gradients, peer.activations_and_grads.gradients),
+        ):
+            assert len(found) == len(expected) == 2
+            for own, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
+        assert_model_same(before, fingerprint(model))
+        assert seen.gradients is seen.gradients  # the model has run once for all
+        seen.release()
+        assert seen.activations == []
+
+    def test_of_an_explanation_without_gradients(self, model):
+        cam = ours.EigenCAM(model, [model.act2])
+        cam(X)
+        assert cam.activations_and_grads.activations[0].shape == (2, 16, 16, 20)
+        assert cam.activations_and_grads.gradients == []
+
+    def test_of_images_that_were_changed_since(self, model):
+        cam, x = ours.GradCAM(model, [model.act2]), X.clone()
+        cam(x)
+        x.zero_()
+        with pytest.raises(RuntimeError, match="input_tensor was changed since it was explained"):
+            cam.activations_and_grads.activations  # noqa: B018
+
 
 class TestAblationLayers:
     def test_a_share_of_the_channels(self):

@@ -1,5 +1,6 @@
 """What holds of every method there is."""
 
+import inspect
 import pickle
 import threading
 
@@ -291,3 +292,38 @@ def test_a_copy_of_a_model_with_buffers_of_other_ranks(name):
     x = torch.randn(1, 3, size, size)
     expected = camfast.GradCAM(model)(x, 1)
     close(camfast.GradCAM(model, optimize="inference")(x, 1), expected, 1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_signature_has_all_options_with_their_defaults(name):
+    """Which editors and help show."""
+    parameters = inspect.signature(METHODS[name]).parameters
+    assert list(parameters)[:3] == ["model", "target_layers", "reshape_transform"]
+    assert all(each.kind is not each.VAR_POSITIONAL for each in parameters.values())
+    if "base" in parameters:  # whose options are those of the base
+        return
+    assert all(each.kind is not each.VAR_KEYWORD for each in parameters.values())
+    assert {"output", "optimize", "precision", "graphs"} <= set(parameters)
+    expected = "inference" if name in ("scorecam", "sscam", "iscam") else "none"
+    assert parameters["optimize"].default == expected
+
+
+def test_a_signature_of_a_class_of_ones_own():
+    class Mine(camfast.GradCAM):
+        def __init__(self, model, *, power: float = 2, **options):
+            super().__init__(model, **options)
+
+    model, *named = inspect.signature(Mine).parameters.values()
+    assert model.name == "model"
+    assert all(each.kind is each.KEYWORD_ONLY for each in named)
+    expected = [
+        "power",
+        "target_layers",
+        "reshape_transform",
+        "eigen_smooth",
+        "output",
+        "optimize",
+        "precision",
+        "graphs",
+    ]
+    assert [each.name for each in named] == expected

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import LayerMap, weighted
@@ -27,7 +28,7 @@ class AblationCAM(Engine):
     Only what follows the layer runs again, with many channels at a time; channels that are zero already cost nothing.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         batch_size: how many ablations run together; None for as many as suit the memory. Halved where that runs out.
         progress: show how far it is, on stderr.
         options: as for :class:`camfast.GradCAM`. What follows the layer is the model's own, whatever ``optimize`` and
@@ -41,8 +42,17 @@ class AblationCAM(Engine):
 
     _form: Callable[..., LayerMap] = staticmethod(weighted)
 
-    def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **options)
         self._batch_size = check_batch_size(batch_size)
         self._progress = progress
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast.components import eigen_smoothed
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import LayerMap, weighted
@@ -45,10 +47,18 @@ class RuleMethod(GradientMethod):
 
     rule: ClassVar[str]
 
-    def __init__(self, *args: Any, eigen_smooth: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        eigen_smooth: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(eigen_smooth, bool):
             raise ValueError(f"eigen_smooth={eigen_smooth!r}; expected True or False")
-        super().__init__(*args, **kwargs)
+        super().__init__(model, target_layers, reshape_transform, **kwargs)
         self._form = eigen_smoothed if eigen_smooth else weighted
         self.parameters = {"eigen_smooth": eigen_smooth}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import weighted
@@ -33,8 +35,14 @@ class CAM(Engine):
     uses_gradients = False
     multiplies = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **kwargs)
         if self._layers is not None and len(self._layers) > 1:
             raise ValueError(f"CAM explains one target layer, {len(self._layers)} were given; use GradCAM for several")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast._operands import accumulation_type
+from camfast.explainer import Layers
 from camfast.maps import LayerMap, weighted
 from camfast.methods.base import ActivationMethod
 
@@ -26,10 +28,18 @@ class FEM(ActivationMethod):
         ValueError: ``k`` is not a number of at least 0.
     """
 
-    def __init__(self, *args: Any, k: float = 2, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        k: float = 2,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0 <= k < math.inf:
             raise ValueError(f"k={k!r}; expected a number of standard deviations, at least 0")
-        super().__init__(*args, **kwargs)
+        super().__init__(model, target_layers, reshape_transform, **kwargs)
         self.parameters = {"k": k}
 
     def _map(self, activations: Tensor) -> LayerMap:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
+from torch import Tensor, nn
+
 from camfast.contrast import Contrast, Contrasted
-from camfast.explainer import Size
+from camfast.explainer import Layers, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
 from camfast.methods.composite import Composite
@@ -21,7 +24,7 @@ class FinerCAM(Composite):
     to it: what several classes share cancels out.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         base: the gradient method, by name or class; ``"gradcam"`` unless given.
         references: with how many other classes each is compared; fewer where the model has fewer.
         alpha: how strongly.
@@ -36,13 +39,16 @@ class FinerCAM(Composite):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
         references: int = 3,
         alpha: float = 0.6,
         weighting: Literal["mean", "probability"] = "mean",
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, reshape_transform, **options)
         if weighting not in ("mean", "probability"):
             raise ValueError(f"weighting={weighting!r}; expected 'mean' or 'probability'")
         if not (math.isfinite(alpha) and alpha >= 0):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from camfast.explainer import Layers
 from camfast.maps import LayerMap, drawn
 from camfast.methods.base import ActivationMethod
 from camfast.projection import centred, leading, turned
@@ -38,7 +39,16 @@ class KPCACAM(ActivationMethod):
         ValueError: an unknown kernel, a ``gamma`` that is not positive, or one for a kernel that has none.
     """
 
-    def __init__(self, *args: Any, kernel: str = "sigmoid", gamma: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        kernel: str = "sigmoid",
+        gamma: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         if kernel not in _KERNELS:
             raise ValueError(f"kernel={kernel!r} is unknown; expected one of {', '.join(map(repr, _KERNELS))}")
         if gamma is not None:
@@ -46,7 +56,7 @@ class KPCACAM(ActivationMethod):
                 raise ValueError(f"gamma={gamma!r} was given, which kernel={kernel!r} has not; leave it out")
             if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 < gamma < math.inf:
                 raise ValueError(f"gamma={gamma!r}; expected a positive number, or None for one over the channels")
-        super().__init__(*args, **kwargs)
+        super().__init__(model, target_layers, reshape_transform, **kwargs)
         self.parameters = {"kernel": kernel, "gamma": gamma}
 
     def _map(self, activations: Tensor) -> LayerMap:

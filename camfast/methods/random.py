@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from camfast.explainer import Layers
 from camfast.maps import LayerMap, weighted
 from camfast.methods.base import ActivationMethod
 from camfast.options import check_seed
@@ -27,8 +29,16 @@ class RandomCAM(ActivationMethod):
         ValueError: ``seed`` is none.
     """
 
-    def __init__(self, *args: Any, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **kwargs)
         self.parameters = {"seed": check_seed(seed)}
 
     def _map(self, activations: Tensor) -> LayerMap:

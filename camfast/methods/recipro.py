@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import drawn
@@ -29,7 +30,7 @@ class ReciproCAM(Engine):
     layer, is the heat of that place. Class tokens and the like stay. Of callables the score itself is taken.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         gaussian: leave the places around, too, with the weights of a 3 × 3 Gaussian, as in the paper.
         batch_size: how many places run together; None for as many as suit the memory. Halved where that runs out.
         progress: show how far it is, on stderr.
@@ -44,13 +45,16 @@ class ReciproCAM(Engine):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
         gaussian: bool = True,
         batch_size: int | None = None,
         progress: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, reshape_transform, **options)
         self._gaussian = check_flag("gaussian", gaussian)
         self._batch_size = check_batch_size(batch_size)
         self._progress = progress

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from camfast.explainer import Size
+from torch import Tensor, nn
+
+from camfast.explainer import Layers, Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
 from camfast.maps import multiplied
@@ -19,8 +22,8 @@ class RefineCAM(Composite):
     The maps of all layers, each stretched to [0, 1] at the size of the image, are multiplied, from one pass.
 
     Args:
-        args: as for :class:`camfast.GradCAM`, with two target layers or more; None finds the last layers of the last
-            three sizes of map.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`, with two target layers or more; None
+            finds the last layers of the last three sizes of map.
         base: the method that makes the maps, by name or class; ``"gradcam++"`` unless given.
         options: as for that method.
 
@@ -28,8 +31,16 @@ class RefineCAM(Composite):
         ValueError: less than two target layers, or a ``base`` without a map of each.
     """
 
-    def __init__(self, *args: Any, base: Any = "gradcam++", **options: Any) -> None:
-        super().__init__(*args, base=base, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        base: Any = "gradcam++",
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, base=base, **options)
         self.engine.finding = find_stages
         if self.engine.target_layers is not None and len(self.engine.target_layers) < 2:
             raise ValueError(

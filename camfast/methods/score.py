@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import LayerMap, drawn, weighted
@@ -30,7 +31,7 @@ class ScoreCAM(Engine):
     given; ``precision="bf16"`` is faster still.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         batch_size: how many masked images run together; None for as many as suit the memory. Halved where that runs
             out.
         progress: show how far it is, on stderr.
@@ -45,8 +46,18 @@ class ScoreCAM(Engine):
     _label: ClassVar[str] = "Score-CAM"
     _form: Callable[..., LayerMap] = staticmethod(weighted)
 
-    def __init__(self, *args: Any, batch_size: int | None = None, progress: bool = False, **options: Any) -> None:
-        super().__init__(*args, **{"optimize": "inference", **options})
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        optimize: str = "inference",
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, optimize=optimize, **options)
         self._batch_size = check_batch_size(batch_size)
         self._progress = progress
 
@@ -112,7 +123,7 @@ class SSCAM(ScoreCAM):
     As Score-CAM, with normal noise on the masks and the scores averaged over several draws.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         num_samples: how many draws.
         std: the standard deviation of the noise; the masks are in [0, 1].
         seed: of the noise: the same seed and images give the same heatmaps.
@@ -124,8 +135,18 @@ class SSCAM(ScoreCAM):
 
     _label = "SS-CAM"
 
-    def __init__(self, *args: Any, num_samples: int = 35, std: float = 2.0, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        num_samples: int = 35,
+        std: float = 2.0,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **options)
         self._passes = check_count("num_samples", num_samples)
         self._std = check_deviation(std)
         self._seed = check_seed(seed)
@@ -147,7 +168,7 @@ class ISCAM(ScoreCAM):
     ``sum of j / n for j = 1 … i``.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         num_samples: how many passes.
         options: as for :class:`ScoreCAM`.
 
@@ -157,8 +178,16 @@ class ISCAM(ScoreCAM):
 
     _label = "IS-CAM"
 
-    def __init__(self, *args: Any, num_samples: int = 10, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        num_samples: int = 10,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **options)
         self._passes = check_count("num_samples", num_samples)
         self.parameters = {"num_samples": num_samples}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from camfast.explainer import Size, check_size
+from camfast.explainer import Layers, Size, check_size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
 from camfast.maps import drawn
@@ -30,7 +30,7 @@ class SESS(Composite):
     where none is given it is that of the whole image, and so are the logits.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         base: the method that makes the maps, by name or class; ``"gradcam"`` unless given.
         num_scales: how many scales, the first being the size of the window, each ``2 / 7`` of that larger than the one
             before.
@@ -50,7 +50,10 @@ class SESS(Composite):
 
     def __init__(
         self,
-        *args: Any,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
         num_scales: int = 12,
         scales: Sequence[int] | None = None,
         window: int | None = None,
@@ -61,7 +64,7 @@ class SESS(Composite):
         progress: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(model, target_layers, reshape_transform, **options)
         if scales is not None and (not isinstance(scales, Sequence) or len(scales) == 0):
             raise ValueError(f"scales={scales!r}; expected a list of lengths in pixels, or None")
         if pool not in ("mean", "max"):

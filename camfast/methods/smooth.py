@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camfast.engine import Engine
+from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
 from camfast.maps import weighted
@@ -26,7 +28,7 @@ class SmoothGradCAMPlusPlus(Engine):
     is given, are those of the image without noise.
 
     Args:
-        args: as for :class:`camfast.GradCAM`.
+        model, target_layers, reshape_transform: as for :class:`camfast.GradCAM`.
         num_samples: how many noisy images.
         std: the standard deviation of the noise, in the units of the preprocessed image.
         seed: of the noise, which is the same for all samples of a batch.
@@ -36,8 +38,18 @@ class SmoothGradCAMPlusPlus(Engine):
         ValueError: ``num_samples`` is below 1, or ``std`` negative.
     """
 
-    def __init__(self, *args: Any, num_samples: int = 4, std: float = 0.3, seed: int = 0, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers | None = None,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        num_samples: int = 4,
+        std: float = 0.3,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform, **options)
         self.parameters = {
             "num_samples": check_count("num_samples", num_samples),
             "std": check_deviation(std),

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from camfast.compat._missing import NamesNearest, missing
+from camfast.outputs import Chosen
 from camfast.passes import prepared
+from camfast.targets import Classes, Scores
 from camfast.trees import mapped
 
 __getattr__ = missing(__name__)
@@ -98,7 +100,12 @@ class ActivationsAndGradients(NamesNearest):
 
 
 class OnDemand(ActivationsAndGradients):
-    """The same for the length of a call alone, in evaluation mode: between calls no hook is on the model."""
+    """The same for the length of a call alone, in evaluation mode: between calls no hook is on the model.
+
+    Of the last explanation both lists are there too: whoever asks for them has the model run once more.
+    """
+
+    _last: tuple[Tensor, int, Classes | Scores | None] | None = None
 
     def __call__(self, x: Any) -> Any:
         """What the model makes of ``x``."""
@@ -111,5 +118,52 @@ class OnDemand(ActivationsAndGradients):
             while self.handles:
                 self.handles.pop().remove()
 
+    def remember(self, images: Tensor, targets: Classes | Scores | None) -> None:
+        """What the last explanation was of; without targets there are no gradients."""
+        self.clear()
+        if self.target_layers:
+            self._last = images, _version(images), targets
+
+    @property
+    def activations(self) -> list[Any]:
+        """What the layers put out, in the order in which they ran."""
+        self._catch_up()
+        return self._activations
+
+    @activations.setter
+    def activations(self, seen: list[Any]) -> None:
+        self._last, self._activations = None, seen
+
+    @property
+    def gradients(self) -> list[Any]:
+        """What came back to them, in the same order."""
+        self._catch_up()
+        return self._gradients
+
+    @gradients.setter
+    def gradients(self, slopes: list[Any]) -> None:
+        self._last, self._gradients = None, slopes
+
+    def _catch_up(self) -> None:
+        if self._last is None:
+            return
+        images, version, targets = self._last
+        if _version(images) != version:
+            raise RuntimeError(
+                "input_tensor was changed since it was explained, so what the layers made of it cannot be had any more;"
+                " explain a copy of it"
+            )
+        with torch.inference_mode(False), torch.set_grad_enabled(targets is not None):
+            x = images.detach().clone().requires_grad_(targets is not None)
+            output = self(x)
+            if targets is not None:
+                scores, _ = targets.score(Chosen(None, type(self).__name__).select(output))
+                torch.autograd.grad(scores.sum(), x, allow_unused=True)  # parameters get none
+
     def _hook(self) -> None:
         return
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with every change in place, but for tensors of inference mode."""
+    return 0 if tensor.is_inference() else tensor._version

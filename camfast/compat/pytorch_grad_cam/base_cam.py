@@ -200,7 +200,10 @@ class BaseCAM(NamesNearest):
         if self._looks_at_no_target and self._is_as_it_was:
             check_targets(wanted, len(images))
             wanted = unused(len(images))
-        return self._engine(eigen_smooth).explain(images, wanted)
+        explained = self._engine(eigen_smooth).explain(images, wanted)
+        asked = check_targets(wanted, len(images)) if self.uses_gradients else None
+        self.activations_and_grads.remember(images, asked)
+        return explained
 
     _looks_at_no_target = False
     """Whether maps are the same whatever the target is."""
