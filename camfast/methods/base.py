@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from camfast.components import eigen_smoothed
 from camfast.engine import Engine
-from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
+from camfast.layers import Layers
 from camfast.maps import LayerMap, weighted
 from camfast.passes import GradientPass
 from camfast.runners import Runner

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from camfast._operands import accumulation_type
-from camfast.explainer import Layers
+from camfast.layers import Layers
 from camfast.maps import LayerMap, weighted
 from camfast.methods.base import ActivationMethod
 

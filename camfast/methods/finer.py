@@ -9,9 +9,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from camfast.contrast import Contrast, Contrasted
-from camfast.explainer import Layers, Size
+from camfast.explainer import Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
+from camfast.layers import Layers
 from camfast.methods.composite import Composite
 from camfast.options import check_count
 from camfast.targets import Scores, Target, check_targets

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camfast.explainer import Layers
+from camfast.layers import Layers
 from camfast.maps import LayerMap, weighted
 from camfast.methods.base import ActivationMethod
 from camfast.options import check_seed

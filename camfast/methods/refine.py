@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from camfast.explainer import Layers, Size
+from camfast.explainer import Size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs
+from camfast.layers import Layers
 from camfast.maps import multiplied
 from camfast.methods.composite import Composite
 from camfast.target_layer import find_stages

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from camfast.engine import Engine
-from camfast.explainer import Layers
 from camfast.explanation import Explanation, MapForm
 from camfast.inputs import Batch
+from camfast.layers import Layers
 from camfast.maps import LayerMap, drawn, weighted
 from camfast.options import check_count, check_deviation, check_seed
 from camfast.progress import Progress

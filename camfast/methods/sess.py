@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from camfast.explainer import Layers, Size, check_size
+from camfast.explainer import Size, check_size
 from camfast.explanation import Explanation
 from camfast.inputs import Inputs, check_inputs
+from camfast.layers import Layers
 from camfast.maps import drawn
 from camfast.methods.composite import Composite
 from camfast.options import check_count, check_flag
