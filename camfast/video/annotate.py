@@ -24,6 +24,7 @@ from camfast.video.encoding import Encoding, check_suffix
 from camfast.video.explainer import Target
 from camfast.video.leftover import Leftover
 from camfast.video.moment import Moment, Skipped
+from camfast.video.orientation import display_matrix
 from camfast.video.output import Output
 from camfast.video.over_time import warm_up
 from camfast.video.partial import Partial
@@ -40,7 +41,6 @@ SMOOTH = 0.7
 """Share of the heat before in that of a frame, where nothing else is asked for: a tenth of a second at 25 frames/s."""
 _WAITING = 8
 """Frames that wait for the encoder at most."""
-_DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
 def annotate_video(
@@ -198,7 +198,6 @@ def annotate_video(
 def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
     """What the written pictures have in common, from the first one that was read."""
     first, stream = pipeline.first, pipeline.reader.stream
-    matrix: Any = first.side_data.get(_DISPLAY_MATRIX)
     return Picture(
         pipeline.canvas,
         artist.width,
@@ -206,7 +205,7 @@ def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
         pipeline.rate,
         pipeline.time_base,
         stream.sample_aspect_ratio,
-        None if matrix is None else tuple(memoryview(bytes(matrix)).cast("i")),
+        display_matrix(first),
         int(first.color_primaries),
         int(first.color_trc),
     )

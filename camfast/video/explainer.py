@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -85,9 +83,9 @@ class FrameExplainer:
             return torch.empty(0, 1), len(moments)
         return self._cam.explain(self._input(seen), size="layer", normalize=False).logits.cpu(), len(moments)
 
-    def _input(self, seen: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-        squares = torch.from_numpy(np.stack(seen)).to(self._model.device)
-        return self._model.preprocess.normalized(squares)
+    def _input(self, seen: Sequence[Tensor]) -> Tensor:
+        squares = torch.stack(list(seen)).to(self._model.device)
+        return self._model.preprocess.normalized(squares.permute(0, 2, 3, 1))
 
     def _explained(self, moments: Sequence[Moment], eye: Eye) -> Iterator[Moment]:
         x = self._input([moment.seen for moment in moments if moment.seen is not None])

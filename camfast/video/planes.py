@@ -117,31 +117,45 @@ class Canvas:
 
 def rgb(picture: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
     """A picture as uint8 RGB [H, W, 3]."""
-    return resized_rgb(picture, picture.height, picture.width, None, reformatter or VideoReformatter())
+    height, width = picture.height, picture.width
+    made = _reformatted(picture, height, width, "rgb24", None, reformatter or VideoReformatter())
+    plane: Any = made.planes[0]
+    lines: npt.NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def resized_rgb(
     picture: av.VideoFrame, height: int, width: int, interpolation: Interpolation | None, reformatter: VideoReformatter
-) -> npt.NDArray[np.uint8]:
-    """A picture as uint8 RGB of another size, straight from its planes: no RGB picture of its own size is made."""
-    small = reformatter.reformat(
+) -> Tensor:
+    """A picture as uint8 RGB [3, height, width], straight from its planes: no RGB picture of its own size is made."""
+    # Planar: swscale makes it in half of the time of rgb24, and with the chroma of every pixel also for even widths.
+    green, blue, red = planes(_reformatted(picture, height, width, "gbrp", interpolation, reformatter))
+    return torch.stack([red, green, blue])
+
+
+def _reformatted(
+    picture: av.VideoFrame,
+    height: int,
+    width: int,
+    pixel_format: str,
+    interpolation: Interpolation | None,
+    reformatter: VideoReformatter,
+) -> av.VideoFrame:
+    return reformatter.reformat(
         picture,
         width=width,
         height=height,
-        format="rgb24",
+        format=pixel_format,
         interpolation=interpolation,
         src_colorspace=_swscale(matrix_of(picture)),
         src_color_range=ColorRange(range_of(picture)),
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    plane: Any = small.planes[0]
-    lines: npt.NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def planes(picture: av.VideoFrame) -> list[Tensor]:
-    """The planes of a writable picture of a canvas, uint8 [height, width] each, in its own memory."""
+    """The planes of a planar 8-bit picture, uint8 [height, width] each, in its own memory."""
     found = []
     for plane in picture.planes:
         lines = torch.frombuffer(plane, dtype=torch.uint8).view(plane.height, plane.line_size)
