@@ -5,13 +5,13 @@ from __future__ import annotations
 import av
 import numpy as np
 import numpy.typing as npt
-import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
 from camfast.preprocess import Preprocessing, Region
 from camfast.video.orientation import Orientation
-from camfast.video.planes import resized_rgb, rgb
+from camfast.video.planes import resized_rgb
+from camfast.video.surface import AnyPicture
 
 _INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC}
 
@@ -27,7 +27,8 @@ class Eye:
     def __init__(self, preprocess: Preprocessing, picture: av.VideoFrame) -> None:
         self._preprocess = preprocess
         self._orientation = Orientation.of(picture)
-        self._upright = self._orientation.upright_size(picture.height, picture.width)
+        self._stored = picture.height, picture.width
+        self._upright = self._orientation.upright_size(*self._stored)
         self._placed = preprocess.placement(*self._upright)
         self._whole = self._placed.window == (0, 0, *self._upright)
         self._interpolation = _INTERPOLATIONS.get(preprocess.interpolation, Interpolation.BILINEAR)
@@ -35,16 +36,20 @@ class Eye:
         self.region = self.stored(preprocess.seen(*self._upright))
         """The part of the stored picture that the model sees."""
 
-    def __call__(self, picture: av.VideoFrame) -> Tensor:
+    def __call__(self, picture: AnyPicture) -> Tensor:
         """What the model sees: uint8 RGB [3, crop, crop]."""
         if self._whole:
-            height, width = self._orientation.upright_size(self._placed.height, self._placed.width)
-            small = resized_rgb(picture, height, width, self._interpolation, self._reformatter)
+            small = self._rgb(picture, *self._orientation.upright_size(self._placed.height, self._placed.width))
             squares = self._preprocess.cut(self._orientation.upright(small).permute(1, 2, 0)[None], self._placed)
         else:
-            pixels = torch.from_numpy(rgb(picture, self._reformatter).copy()).permute(2, 0, 1)
+            pixels = self._rgb(picture, *self._stored)
             squares = self._preprocess.squares(self._orientation.upright(pixels).permute(1, 2, 0)[None])
         return squares[0].permute(2, 0, 1).contiguous()
+
+    def _rgb(self, picture: AnyPicture, height: int, width: int) -> Tensor:
+        """The stored picture in another size, uint8 RGB [3, height, width]."""
+        assert isinstance(picture, av.VideoFrame)
+        return resized_rgb(picture, height, width, self._interpolation, self._reformatter)
 
     def map_on_region(self, maps: Tensor) -> Tensor:
         """Maps [N, h, w] of what the model sees, as they lie on :attr:`region`."""
