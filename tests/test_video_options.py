@@ -158,6 +158,21 @@ class TestTargets:
         chosen = {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target="clip")}
         assert chosen == {max(totals, key=totals.get)}
 
+    @pytest.mark.parametrize("target", ["first", "clip"])
+    def test_which_class_it_is_takes_no_explanation(self, small, lossless, explained, target):
+        frames = list(camfast.explain_video(lossless, small, target=target))
+        assert sum(explained) == len(frames) == 30
+
+    @pytest.mark.parametrize("target", ["first", "clip"])
+    def test_a_faster_copy_finds_the_same_class(self, small, lossless, target):
+        cam = camfast.GradCAM(small.module, optimize="inference")
+        classes = [
+            {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target=target, cam=engine)}
+            for engine in (None, cam, camfast.SESS(small.module))
+        ]
+        assert classes[0] == classes[1] == classes[2]
+        assert len(classes[0]) == 1
+
     def test_a_class(self, small, lossless):
         frames = list(camfast.explain_video(lossless, small, target=3, topk=5))
         assert {frame.classes[0].index for frame in frames} == {3}
