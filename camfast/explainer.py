@@ -80,6 +80,10 @@ class Explainer(ABC):
     ) -> Explanation:
         """Explain a batch; see :meth:`camfast.engine.Engine.explain`."""
 
+    @abstractmethod
+    def logits(self, x: Inputs) -> Tensor:
+        """The output of the model that :meth:`explain` tells, by the model's forward pass alone, without its graph."""
+
     @property
     @abstractmethod
     def target_layers(self) -> list[str] | None:

@@ -157,7 +157,11 @@ class TestOutputs:
     def test_selector(self, wrap, output):
         inner = PooledNet().eval()
         expected = camfast.GradCAM(inner, "act2")(self.x)
-        assert camfast.GradCAM(Wrapped(inner, wrap).eval(), "inner.act2", output=output)(self.x).equal(expected)
+        cam = camfast.GradCAM(Wrapped(inner, wrap).eval(), "inner.act2", output=output)
+        assert cam(self.x).equal(expected)
+        logits = cam.logits(self.x)
+        assert not logits.requires_grad
+        assert logits.equal(inner(self.x))
 
     @pytest.mark.parametrize(
         ("wrap", "message"),

@@ -3,7 +3,6 @@
 import itertools
 import re
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -370,6 +369,6 @@ def test_a_copy_is_used_for_frames_of_a_real_video():
     with VideoReader(source) as reader:
         pictures = [item.picture for item in itertools.islice(reader.frames(), 4)]
         eye = Eye(model.preprocess, pictures[0])
-        squares = torch.from_numpy(np.stack([eye(picture) for picture in pictures]))
-    cam(model.preprocess.normalized(squares))
+        squares = torch.stack([eye(picture) for picture in pictures])
+    cam(model.preprocess.normalized(squares.permute(0, 2, 3, 1)))
     assert not cam.plan.notes

@@ -125,8 +125,9 @@ class TestWhatTheModelSees:
             picture = next(container.decode(container.streams.video[0]))
         eye = Eye(preprocess, picture)
         expected = preprocess.squares(torch.from_numpy(rgb(picture).copy())[None])[0].numpy()
-        assert eye(picture).shape == (32, 32, 3)
-        assert np.abs(eye(picture).astype(int) - expected).mean() < 2.5
+        seen = eye(picture)
+        assert seen.shape == (3, 32, 32)
+        assert np.abs(seen.permute(1, 2, 0).numpy().astype(int) - expected).mean() < 2.5
         assert eye.region == preprocess.seen(height, width)
 
     def test_bars_are_cut_off_the_map(self):
@@ -156,6 +157,21 @@ class TestTargets:
                 totals[score.index] = totals.get(score.index, 0) + score.probability
         chosen = {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target="clip")}
         assert chosen == {max(totals, key=totals.get)}
+
+    @pytest.mark.parametrize("target", ["first", "clip"])
+    def test_which_class_it_is_takes_no_explanation(self, small, lossless, explained, target):
+        frames = list(camfast.explain_video(lossless, small, target=target))
+        assert sum(explained) == len(frames) == 30
+
+    @pytest.mark.parametrize("target", ["first", "clip"])
+    def test_a_faster_copy_finds_the_same_class(self, small, lossless, target):
+        cam = camfast.GradCAM(small.module, optimize="inference")
+        classes = [
+            {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target=target, cam=engine)}
+            for engine in (None, cam, camfast.SESS(small.module))
+        ]
+        assert classes[0] == classes[1] == classes[2]
+        assert len(classes[0]) == 1
 
     def test_a_class(self, small, lossless):
         frames = list(camfast.explain_video(lossless, small, target=3, topk=5))

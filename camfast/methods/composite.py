@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camfast.engine import Engine
 from camfast.explainer import Explainer, Size
@@ -69,6 +69,9 @@ class Composite(Explainer):
     @property
     def target_layers(self) -> list[str] | None:
         return self.engine.target_layers
+
+    def logits(self, x: Inputs) -> Tensor:
+        return self.engine.logits(x)
 
     @property
     def settings(self) -> dict[str, Any]:

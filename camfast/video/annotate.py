@@ -20,10 +20,12 @@ from camfast.methods import GradCAM
 from camfast.models import LoadedModel, check_model
 from camfast.progress import Progress
 from camfast.video.artist import VIDEO_LAYOUTS, Artist, VideoLayout
-from camfast.video.encoding import Encoding, check_suffix
+from camfast.video.decoding import Decode, device_for
+from camfast.video.encoding import Encoding, check_suffix, encoding_on_device
 from camfast.video.explainer import Target
 from camfast.video.leftover import Leftover
 from camfast.video.moment import Moment, Skipped
+from camfast.video.orientation import display_matrix
 from camfast.video.output import Output
 from camfast.video.over_time import warm_up
 from camfast.video.partial import Partial
@@ -40,7 +42,6 @@ SMOOTH = 0.7
 """Share of the heat before in that of a frame, where nothing else is asked for: a tenth of a second at 25 frames/s."""
 _WAITING = 8
 """Frames that wait for the encoder at most."""
-_DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
 def annotate_video(
@@ -71,6 +72,7 @@ def annotate_video(
     overwrite: bool = False,
     resume: bool = False,
     strict: bool = False,
+    decode: Decode = "auto",
     quiet: bool = False,
 ) -> VideoSummary:
     """Lay the heatmap of every frame over a video.
@@ -110,10 +112,12 @@ def annotate_video(
         overwrite: replace outputs that exist.
         resume: go on from what an earlier call has left that was killed.
         strict: raise at the first damage of the source.
+        decode: where frames are decoded: ``"auto"``, on the model's device where a decoder of it opens, and they stay
+            there until they are encoded; ``"cpu"``; or ``"device"``, which raises where that cannot be.
         quiet: no progress.
 
     Raises:
-        InputError: the source cannot be read, or has no frame that can be decoded.
+        InputError: the source cannot be read, has no frame that can be decoded, or not on the device that is asked for.
         OutputError: the output exists, is the source, or cannot be written; what was left cannot be gone on from.
         ValueError: something out of range, and whatever else the engine refuses.
     """
@@ -130,6 +134,7 @@ def annotate_video(
         what = "a source that can be read only once" if is_live(source) else "frames, maps or table: they begin anew"
         raise OutputError(f"resume is not possible with {what}; leave it out")
     encoding = Encoding(codec, crf, preset)
+    device = device_for(decode, model.device)
     cam = cam or GradCAM(model.module)
     wanted = settled_target(target, source, model, cam, batch_size, stride, start, duration, quiet=quiet)
     rate = None if fps is None else Fraction(fps).limit_denominator(10**5)
@@ -138,22 +143,34 @@ def annotate_video(
     begun = time.perf_counter()
     stopped: BaseException | None = None
     with ExitStack() as stack:
-        made_by = _what_decides(
-            source, model, cam, watching, encoding, [start, duration, alpha, colormap, layout, label]
-        )
+        reader = stack.enter_context(VideoReader(source, start=start, duration=duration, strict=strict, device=device))
+        if reader.device is not None:
+            width = reader.width * (2 if layout == "side-by-side" else 1)
+            encoding = encoding_on_device(encoding, width, reader.height, reader.device)
+        drawn = [start, duration, alpha, colormap, layout, label]
+        made_by = _what_decides(source, model, cam, watching, encoding, drawn)
         partial = stack.enter_context(Partial(output, overwrite, made_by, resume))
         left = stack.enter_context(Leftover(partial.left)) if partial.goes_on else None
         again = 0 if left is None else max(left.frames - warm_up(watching.smooth, watching.stride), 0)
-        reader = stack.enter_context(VideoReader(source, start=start, duration=duration, strict=strict))
         others = [stream for stream in reader.container.streams if stream.type in ("audio", "subtitle")]
-        pipeline = stack.enter_context(Pipeline(reader, model, cam, watching, others, again))
+        pipeline = stack.enter_context(
+            Pipeline(reader, model, cam, watching, others, again, encoded_there=encoding.takes_surfaces)
+        )
+        refused = pipeline.refused
+        if decode == "device" and refused is not None:
+            raise InputError(f"{reader.name} cannot be decoded on {device}: {refused}")
         artist = Artist(pipeline.canvas, pipeline.eye, alpha=alpha, colormap=colormap, layout=layout, label=label)
         region = pipeline.eye.region
         records = stack.enter_context(opened_records(_path(table), _path(maps), _path(frames), region, overwrite))
         kept = {} if not reader.whole else {"chapters": reader.container.chapters()}
         writer = stack.enter_context(
             VideoWriter(
-                partial.path, _picture(pipeline, artist), encoding, others, dict(reader.container.metadata), **kept
+                partial.path,
+                _picture(pipeline, artist, encoding),
+                encoding,
+                others,
+                dict(reader.container.metadata),
+                **kept,
             )
         )
         progress = stack.enter_context(
@@ -187,6 +204,9 @@ def annotate_video(
         writer.others.encoded_anew,
         _busy(stages, begun),
         pipeline.canvas.losses,
+        str(pipeline.device or "cpu"),
+        encoding.encoder,
+        refused,
         interrupted=stopped is not None,
     )
     if stopped is not None:
@@ -195,10 +215,9 @@ def annotate_video(
     return summary
 
 
-def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
+def _picture(pipeline: Pipeline, artist: Artist, encoding: Encoding) -> Picture:
     """What the written pictures have in common, from the first one that was read."""
     first, stream = pipeline.first, pipeline.reader.stream
-    matrix: Any = first.side_data.get(_DISPLAY_MATRIX)
     return Picture(
         pipeline.canvas,
         artist.width,
@@ -206,9 +225,10 @@ def _picture(pipeline: Pipeline, artist: Artist) -> Picture:
         pipeline.rate,
         pipeline.time_base,
         stream.sample_aspect_ratio,
-        None if matrix is None else tuple(memoryview(bytes(matrix)).cast("i")),
+        display_matrix(first),
         int(first.color_primaries),
         int(first.color_trc),
+        pipeline.device if encoding.takes_surfaces else None,
     )
 
 

@@ -18,6 +18,7 @@ from camfast.preprocess import Region
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment
 from camfast.video.planes import FULL, Canvas, blend_, planes
+from camfast.video.surface import AnyPicture
 
 VideoLayout = Literal["overlay", "side-by-side", "heatmap"]
 VIDEO_LAYOUTS: tuple[VideoLayout, ...] = ("overlay", "side-by-side", "heatmap")
@@ -70,31 +71,35 @@ class Artist:
             blend_(picture, moment.heat.map, self._colors, self._alpha, region, moment.heat.ranges)
         if self._label and moment.classes:
             self._write(picture, [str(score) for score in moment.classes])
-        return picture
+        return self._canvas.finished(picture)
 
-    def _beside(self, picture: av.VideoFrame) -> av.VideoFrame:
+    def _beside(self, picture: AnyPicture) -> AnyPicture:
         both = self._canvas.blank(self.width)
         for wide, own in zip(planes(both), planes(picture), strict=True):
             wide[:, : own.shape[1]] = own
             wide[:, own.shape[1] :] = own
         return both
 
-    def _write(self, picture: av.VideoFrame, lines: Sequence[str]) -> None:
+    def _write(self, picture: AnyPicture, lines: Sequence[str]) -> None:
         height, width = self._eye.upright_size
         text = _text(tuple(lines), max(round(height * _LABEL_SHARE), _SMALLEST_LINE), height, width)
         rows, columns = text.shape
         box = self._eye.stored(Region(0, 0, rows, columns))
         white, black = (255, 0) if self._canvas.range == FULL else (235, 16)
-        strength = torch.from_numpy(self._eye.turned_back(text)).float() / 255
         luma, *chroma = planes(picture)
+
+        def level(value: int) -> Tensor:
+            return torch.tensor(float(value), device=luma.device)
+
+        strength = torch.from_numpy(self._eye.turned_back(text)).to(luma.device).float() / 255
         window = _part(luma, box)
-        dark = window.float().lerp(torch.tensor(float(black)), _LABEL_OPACITY)
-        window.copy_(dark.lerp(torch.tensor(float(white)), strength).round())
+        dark = window.float().lerp(level(black), _LABEL_OPACITY)
+        window.copy_(dark.lerp(level(white), strength).round())
         for plane in chroma:
             # Half of the box in 4:2:0, whose sides are even there.
             scale = luma.shape[0] // plane.shape[0] if plane.shape != luma.shape else 1
             part = _part(plane, Region(*(value // scale for value in box)))
-            part.copy_(part.float().lerp(torch.tensor(128.0), _LABEL_OPACITY).round())
+            part.copy_(part.float().lerp(level(128), _LABEL_OPACITY).round())
 
 
 def _part(plane: Tensor, region: Region) -> Tensor:

@@ -129,4 +129,5 @@ def _explained(
 
 def _frame(moment: Moment, eye: Eye, time_base: Fraction) -> ExplainedFrame:
     frame = moment.frame
+    assert isinstance(frame.picture, av.VideoFrame)  # no device was asked to decode
     return ExplainedFrame(moment.index, frame.pts * time_base, frame.picture, moment.classes, moment.heat, eye.region)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
 from camfast.video.heat import Heat
 from camfast.video.reader import Frame
@@ -34,8 +33,8 @@ class Moment:
     frame: Frame
     index: int
     """Its number, from 0."""
-    seen: npt.NDArray[np.uint8] | None
-    """What the model sees of it; None where it is not explained, or has been."""
+    seen: Tensor | None
+    """What the model sees of it, uint8 RGB [3, crop, crop]; None where it is not explained, or has been."""
     heat: Heat | None = None
     """None where it is not explained, or not yet."""
     classes: tuple[ClassScore, ...] = ()

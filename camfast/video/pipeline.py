@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -16,9 +16,11 @@ import torch
 from camfast.errors import InputError
 from camfast.explainer import Explainer
 from camfast.models import LoadedModel
+from camfast.video.decoding import lies_on
 from camfast.video.explainer import FIRST, FrameExplainer, chunks
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment, Skipped
+from camfast.video.on_device import DeviceCanvas, DeviceEye
 from camfast.video.over_time import BETWEEN, Between, filled_in, smoothed
 from camfast.video.planes import Canvas
 from camfast.video.reader import Frame, VideoReader
@@ -69,6 +71,7 @@ class Pipeline:
         watching: how.
         others: streams of the reader whose packets are passed on between the moments.
         skip: how many frames are only counted at the beginning.
+        encoded_there: whether frames that are decoded on a device are also encoded by it.
 
     Raises:
         InputError: there is no frame that can be decoded.
@@ -82,6 +85,7 @@ class Pipeline:
         watching: Watching,
         others: Iterable[Any] = (),
         skip: int = 0,
+        encoded_there: bool = False,
     ) -> None:
         self.reader = reader
         self._skip = skip
@@ -100,9 +104,18 @@ class Pipeline:
             before.append(item)
         if first is None:
             raise InputError(f"{reader.name} has no frame that can be decoded{_in_range(reader)}")
-        self.eye = Eye(model.preprocess, first.picture)
-        self.canvas = Canvas(first.picture)
+        assert isinstance(first.picture, av.VideoFrame)
         self.first = first.picture
+        self.device = reader.device if reader.device is not None and lies_on(self.first, reader.device) else None
+        """Where frames stay until they are encoded; None for the CPU, where they are decoded."""
+        self.canvas: Canvas
+        self.eye: Eye
+        if self.device is not None:
+            self.canvas = DeviceCanvas(self.first, self.device, encoded_there)
+            self.eye = DeviceEye(model.preprocess, self.first, self.canvas)
+        else:
+            self.canvas = Canvas(self.first)
+            self.eye = Eye(model.preprocess, self.first)
         self._explainer = FrameExplainer(model, cam, watching.target, watching.topk)
         on_cpu = model.device.type == "cpu"
         self._workers = Workers(torch.get_num_threads() if on_cpu else 1)
@@ -128,6 +141,13 @@ class Pipeline:
         """The work of each stage so far, and how many threads share it."""
         return {"read": (self._reader.busy, 1), "model": (self._workers.busy, self._workers.count)}
 
+    @property
+    def refused(self) -> str | None:
+        """Why the device that was asked for does not decode; None where it does, or where none was asked for."""
+        if self.reader.device is not None and self.device is None:
+            return f"the decoder of {self.reader.device} leaves these pictures to the CPU"
+        return self.reader.refused
+
     def _sights(self, items: Iterator[Any]) -> Iterator[Moment | Skipped | av.Packet[Any]]:
         index = 0
         for item in items:
@@ -139,8 +159,9 @@ class Pipeline:
                 yield Skipped()
                 index += 1
                 continue
-            seen = self.eye(item.picture) if index % self._watching.stride == 0 else None
-            yield Moment(item, index, seen)
+            picture = self.canvas.taken(item.picture)
+            seen = self.eye(picture) if index % self._watching.stride == 0 else None
+            yield Moment(item if picture is item.picture else replace(item, picture=picture), index, seen)
             index += 1
 
     def __enter__(self) -> Pipeline:

@@ -9,12 +9,14 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
+from av.video.format import VideoFormat
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from torch import Tensor
 
 from camfast import ops
 from camfast.colors import yuv_colors
 from camfast.preprocess import Region
+from camfast.video.surface import AnyPicture, Surface
 
 BT709, BT470BG, SMPTE170M, BT2020 = 1, 5, 6, 9
 """Values of AVColorSpace, as in ISO/IEC 23091-2."""
@@ -42,12 +44,18 @@ def _is_rgb(picture: av.VideoFrame) -> bool:
     return bool(picture.format.is_rgb) or picture.format.name == "pal8"
 
 
+def stored_format(picture: av.VideoFrame) -> VideoFormat:
+    """How the samples of a picture lie, also of one in a device's memory."""
+    return picture.sw_format or picture.format
+
+
 def _losses(picture: av.VideoFrame) -> list[str]:
     found = []
-    bits = max(component.bits for component in picture.format.components)
+    components = stored_format(picture).components
+    bits = max(component.bits for component in components)
     if bits > 8:
         found.append(f"{bits}-bit samples were rounded to 8 bits")
-    if any(component.is_alpha for component in picture.format.components):
+    if any(component.is_alpha for component in components):
         found.append("transparency was left out")
     if picture.interlaced_frame:
         found.append("interlaced frames were taken as whole pictures")
@@ -77,11 +85,16 @@ class Canvas:
         """What pictures of this format do not keep of the video's."""
         self._reformatter = VideoReformatter()
 
-    def writable(self, picture: av.VideoFrame, keep: bool = False) -> av.VideoFrame:
+    def taken(self, picture: AnyPicture) -> AnyPicture:
+        """A decoded picture, out of the way of the decoder: as it is."""
+        return picture
+
+    def writable(self, picture: AnyPicture, keep: bool = False) -> AnyPicture:
         """The picture in the format of the canvas, in memory that no decoder has. Of 8-bit 4:2:0 every sample stays.
 
         Without ``keep`` it may be the picture itself.
         """
+        assert isinstance(picture, av.VideoFrame)
         if (picture.format.name, picture.width, picture.height) == (self.format, self.width, self.height):
             if self.format == "yuv420p" and not keep:
                 picture.make_writable()
@@ -102,46 +115,81 @@ class Canvas:
             threads=1,
         )
 
-    def blank(self, width: int | None = None) -> av.VideoFrame:
+    def blank(self, width: int | None = None) -> AnyPicture:
         """A black picture."""
         picture = av.VideoFrame(width or self.width, self.height, self.format)
-        for plane, level in zip(planes(picture), (0 if self.range == FULL else 16, 128, 128), strict=True):
-            plane.fill_(level)
+        fill_black(planes(picture), self.range)
+        return picture
+
+    def finished(self, picture: AnyPicture) -> av.VideoFrame:
+        """A drawn picture as the encoder takes it."""
+        assert isinstance(picture, av.VideoFrame)
         return picture
 
     def colors(self, colormap: str) -> Tensor:
         """The levels of a colour map in the video's own colours: uint8 [256, 3]."""
-        matrix = {BT709: "bt709", BT2020: "bt2020"}.get(self.space, "bt601")
-        return yuv_colors(colormap, matrix, self.range == FULL)
+        return yuv_colors(colormap, self.matrix, self.full_range)
+
+    @property
+    def matrix(self) -> str:
+        """The matrix of its colours, by the name that :func:`camfast.colors.yuv_colors` has for it."""
+        return {BT709: "bt709", BT2020: "bt2020"}.get(self.space, "bt601")
+
+    @property
+    def full_range(self) -> bool:
+        """Whether levels go from 0 to 255."""
+        return self.range == FULL
+
+
+def fill_black(picture: list[Tensor], levels: int) -> None:
+    """Makes the planes of a picture black; ``levels`` is FULL or LIMITED."""
+    for plane, level in zip(picture, (0 if levels == FULL else 16, 128, 128), strict=True):
+        plane.fill_(level)
 
 
 def rgb(picture: av.VideoFrame, reformatter: VideoReformatter | None = None) -> npt.NDArray[np.uint8]:
     """A picture as uint8 RGB [H, W, 3]."""
-    return resized_rgb(picture, picture.height, picture.width, None, reformatter or VideoReformatter())
+    height, width = picture.height, picture.width
+    made = _reformatted(picture, height, width, "rgb24", None, reformatter or VideoReformatter())
+    plane: Any = made.planes[0]
+    lines: npt.NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def resized_rgb(
     picture: av.VideoFrame, height: int, width: int, interpolation: Interpolation | None, reformatter: VideoReformatter
-) -> npt.NDArray[np.uint8]:
-    """A picture as uint8 RGB of another size, straight from its planes: no RGB picture of its own size is made."""
-    small = reformatter.reformat(
+) -> Tensor:
+    """A picture as uint8 RGB [3, height, width], straight from its planes: no RGB picture of its own size is made."""
+    # Planar: swscale makes it in half of the time of rgb24, and with the chroma of every pixel also for even widths.
+    green, blue, red = planes(_reformatted(picture, height, width, "gbrp", interpolation, reformatter))
+    return torch.stack([red, green, blue])
+
+
+def _reformatted(
+    picture: av.VideoFrame,
+    height: int,
+    width: int,
+    pixel_format: str,
+    interpolation: Interpolation | None,
+    reformatter: VideoReformatter,
+) -> av.VideoFrame:
+    return reformatter.reformat(
         picture,
         width=width,
         height=height,
-        format="rgb24",
+        format=pixel_format,
         interpolation=interpolation,
         src_colorspace=_swscale(matrix_of(picture)),
         src_color_range=ColorRange(range_of(picture)),
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    plane: Any = small.planes[0]
-    lines: npt.NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
-def planes(picture: av.VideoFrame) -> list[Tensor]:
-    """The planes of a writable picture of a canvas, uint8 [height, width] each, in its own memory."""
+def planes(picture: AnyPicture) -> list[Tensor]:
+    """The planes of a planar 8-bit picture, uint8 [height, width] each, in its own memory."""
+    if isinstance(picture, Surface):
+        return picture.planes
     found = []
     for plane in picture.planes:
         lines = torch.frombuffer(plane, dtype=torch.uint8).view(plane.height, plane.line_size)
@@ -149,16 +197,18 @@ def planes(picture: av.VideoFrame) -> list[Tensor]:
     return found
 
 
-def blend_(
-    picture: av.VideoFrame, heatmap: Tensor, colors: Tensor, alpha: float, region: Region, ranges: Tensor
-) -> None:
-    """Lays a heatmap [h, w] over a region of a writable picture of a canvas; ``ranges`` [2] become 0 and 1."""
-    options: dict[str, Any] = dict(alpha=alpha, region=region, ranges=ranges[None])
-    if picture.format.name == "yuv420p":
+def blend_(picture: AnyPicture, heatmap: Tensor, colors: Tensor, alpha: float, region: Region, ranges: Tensor) -> None:
+    """Lays a heatmap [h, w] over a region of a writable picture of a canvas; ``ranges`` [2] become 0 and 1.
+
+    The colours are on the device of the picture; heatmap and ranges, a few numbers, come there.
+    """
+    heatmaps, ranges = (values[None].to(colors.device, non_blocking=True) for values in (heatmap, ranges))
+    options: dict[str, Any] = dict(alpha=alpha, region=region, ranges=ranges)
+    if isinstance(picture, Surface) or picture.format.name == "yuv420p":
         luma, blue, red = (plane[None] for plane in planes(picture))
-        ops.overlay_yuv420_(luma, blue, red, heatmap[None], colors, **options)
+        ops.overlay_yuv420_(luma, blue, red, heatmaps, colors, **options)
     else:
-        ops.overlay_(_interleaved(picture)[None], heatmap[None], colors, **options)
+        ops.overlay_(_interleaved(picture)[None], heatmaps, colors, **options)
 
 
 def _interleaved(picture: av.VideoFrame) -> Tensor:

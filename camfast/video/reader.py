@@ -11,9 +11,12 @@ from typing import Any
 
 import av
 import av.error
+import torch
 
 from camfast.errors import InputError
+from camfast.video.decoding import NotOnDeviceError, opened_on_device
 from camfast.video.sources import PIPE, open_source, reason_of
+from camfast.video.surface import AnyPicture
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
@@ -25,7 +28,7 @@ LATE = 1
 class Frame:
     """One decoded frame."""
 
-    picture: av.VideoFrame
+    picture: AnyPicture
     """In its own pixel format. The decoder may hold the same memory: not to be written to."""
     pts: int
     """Presentation time, in units of the stream's time base."""
@@ -45,6 +48,7 @@ class VideoReader:
         start: seconds to leave out at the beginning. Time stamps then begin as those of the whole video do.
         duration: how many seconds to read; None reads all.
         strict: raise InputError at the first packet that cannot be decoded, and where the end is missing.
+        device: decode there, where a decoder of it opens; else, and by default, on the CPU.
 
     Raises:
         InputError: the file is missing, a directory, empty, not a video, cut before its index, or without a picture.
@@ -57,6 +61,7 @@ class VideoReader:
         start: Fraction | float = 0,
         duration: Fraction | float | None = None,
         strict: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.name = "standard input" if str(source) == PIPE else str(source)
         self._strict = strict
@@ -74,7 +79,14 @@ class VideoReader:
             self.container.close()
             raise
         self.stream.thread_type = "AUTO"
-        self.stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME)}  # also of a size that changes on the way
+        self.device: torch.device | None = None
+        """The device whose decoder was opened; None for the CPU. It may still leave frames to the CPU."""
+        self.refused: str | None = None
+        """Why not the device that was asked for."""
+        if device is not None:
+            self._decode_on(source, device)
+        # Also of a size that changes on the way.
+        self.stream.codec_context.options = {**self.stream.codec_context.options, "max_pixels": str(LARGEST_FRAME)}
         self.width, self.height = size
         self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
         self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -92,6 +104,15 @@ class VideoReader:
         self._last_end = Fraction(0)
         self._broken_off: str | None = None
         self._ended_early = False
+
+    def _decode_on(self, source: str | Path, device: torch.device) -> None:
+        try:
+            container = opened_on_device(source, self.stream, device)
+        except NotOnDeviceError as reason:
+            self.refused = str(reason)
+            return
+        self.container.close()
+        self.container, self.stream, self.device = container, container.streams.video[0], device
 
     @property
     def whole(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 
 from camfast.errors import InputError
 from camfast.files import check_input
@@ -29,8 +30,8 @@ def is_live(source: str | Path) -> bool:
     return str(source) == PIPE or str(source).isdecimal()
 
 
-def open_source(source: str | Path) -> Any:
-    """The container of a path, of ``-`` (standard input), or of a camera's number.
+def open_source(source: str | Path, decoder: HWAccel | None = None) -> Any:
+    """The container of a path, of ``-`` (standard input), or of a camera's number; of a path, a device may decode it.
 
     Raises:
         InputError: it is missing, a directory, empty, not a video, cut before its index, or a camera that is not there.
@@ -41,7 +42,7 @@ def open_source(source: str | Path) -> Any:
         return _camera(int(str(source)))
     path = Path(source)
     check_input(path)
-    return _open(media_url(path), str(path), _ONE_LOCAL_FILE)
+    return _open(media_url(path), str(path), _ONE_LOCAL_FILE, decoder)
 
 
 def media_url(path: Path) -> str:
@@ -54,9 +55,9 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def _open(file: Any, name: str, options: dict[str, str], form: str | None = None) -> Any:
+def _open(file: Any, name: str, options: dict[str, str], decoder: HWAccel | None = None) -> Any:
     try:
-        return av.open(file, format=form, options=options)
+        return av.open(file, options=options, hwaccel=decoder)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(
             f"{name} is not a video file in a known format, or is cut off before its index ({reason_of(error)})"

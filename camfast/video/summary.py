@@ -29,6 +29,12 @@ class VideoSummary:
     """The share of the time in which each stage worked (read, model, write); the largest is the bottleneck."""
     notes: list[str]
     """What the picture lost: depth, alpha."""
+    decoder: str = "cpu"
+    """Where frames were decoded, and stayed until they were encoded: the CPU, or a device."""
+    encoder: str = ""
+    """FFmpeg's name of what encoded them."""
+    decoder_refused: str | None = None
+    """Why the model's device did not decode, where that was tried."""
     interrupted: bool = False
     """Whether it was stopped before the end of the source."""
 
@@ -47,8 +53,14 @@ class VideoSummary:
             f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
             f"  classes (frames): {shown}\n"
             f"  busy: {shares(self.busy)}\n"
-            f"  kernels: {self.kernels}"
+            f"  kernels: {self.kernels}{self._where()}"
         )
+
+    def _where(self) -> str:
+        if self.decoder_refused is None and self.decoder == "cpu":
+            return ""
+        reason = "" if self.decoder_refused is None else f" ({self.decoder_refused})"
+        return f"\n  decoded on: {self.decoder}{reason}, encoded by {self.encoder}"
 
 
 def shares(busy: dict[str, float]) -> str:

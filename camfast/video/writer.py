@@ -12,13 +12,15 @@ from typing import Any
 
 import av
 import av.error
+import torch
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from camfast.errors import OutputError
+from camfast.video import decoding
 from camfast.video.encoding import Encoding
 from camfast.video.others import Others, name_of
-from camfast.video.planes import FULL, Canvas
+from camfast.video.planes import FULL, Canvas, stored_format
 from camfast.video.sources import media_url, reason_of
 
 # In pieces of a second or two, each on the disk as soon as it is whole, so that what is there can be played. MP4 gets
@@ -42,6 +44,8 @@ class Picture:
     """How players are to turn the picture."""
     primaries: int | None = None
     transfer: int | None = None
+    device: torch.device | None = None
+    """Where pictures are that the encoder takes there; None for the host."""
 
 
 class VideoWriter:
@@ -100,12 +104,18 @@ class VideoWriter:
         options = _MATROSKA if self._path.suffix.lower() == ".mkv" else _MP4
         self.container: Any = av.open(media_url(self._path), "w", options=options)
         self.container.metadata.update(self._metadata)
-        stream: Any = self.container.add_stream(encoding.encoder, rate=picture.rate, options=encoding.options)
+        there = None if picture.device is None else decoding.accelerator(picture.device)
+        stream: Any = self.container.add_stream(
+            encoding.encoder, rate=picture.rate, options=encoding.options, hwaccel=there
+        )
         stream.width, stream.height = picture.width, picture.height
         full = picture.canvas.range == FULL
         # The older way to say that levels go from 0 to 255, which some encoders want to hear too.
         older = picture.canvas.format.replace("yuv", "yuvj")
-        stream.pix_fmt = self._format = older if full and encoding.takes(older) else picture.canvas.format
+        self._format = older if full and encoding.takes(older) else picture.canvas.format
+        if picture.device is not None:
+            self._format = "nv12"
+        stream.pix_fmt = self._format
         if not encoding.takes(self._format):
             raise OutputError(
                 f"codec {encoding.codec!r} does not take {picture.width}x{picture.height} pictures ({self._format}); "
@@ -131,7 +141,7 @@ class VideoWriter:
 
     def write(self, picture: av.VideoFrame, pts: int, duration: int) -> None:
         """Encode a picture of the canvas, shown at a time, and for a duration (0: unknown), in the time base."""
-        if picture.format.name != self._format:  # the same samples by another name
+        if stored_format(picture).name != self._format:  # the same samples by another name
             picture = self._reformatter.reformat(
                 picture,
                 format=self._format,
