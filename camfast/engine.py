@@ -24,6 +24,7 @@ from camfast.maps import LayerMap, combine
 from camfast.optimize.graphs import Graphs
 from camfast.options import check_flag, refuse_unknown
 from camfast.outputs import Chosen, Selector
+from camfast.passes import prepared
 from camfast.plan import Plan
 from camfast.planner import Options, make_plan
 from camfast.proof import Subject, samples_are_independent
@@ -127,8 +128,9 @@ class Engine(Explainer):
         return None if self._made is None else self._made.plan_now()
 
     def logits(self, x: Inputs) -> Tensor:
-        with torch.no_grad():
-            return Chosen(self.output, type(self).__name__).select(check_inputs(x).call(self.model))
+        with prepared(self.model), torch.no_grad():
+            output = normal_tensors(check_inputs(x)).call(self.model)
+            return Chosen(self.output, type(self).__name__).select(output)
 
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from fingerprint import fingerprint
+from fingerprint import assert_same, fingerprint
 from nets import CifarNet, PooledNet, Tokens, Wrapped
 from torch import nn
 
@@ -327,3 +327,12 @@ class TestMapsOfTheLayersSize:
     def test_an_unknown_size(self):
         with pytest.raises(ValueError, match=r"size='small'; expected \(height, width\), \"layer\", or None"):
             camfast.GradCAM(PooledNet())(torch.randn(1, 3, 16, 16), size="small")
+
+
+def test_logits_alone_leave_the_model_as_it_was():
+    model = PooledNet().train()
+    before, x = fingerprint(model), torch.rand(2, 3, 8, 8)
+    cam = camfast.GradCAM(model)
+    assert cam.logits(x).equal(cam.explain(x).logits)
+    assert not cam.logits(x.requires_grad_()).requires_grad
+    assert_same(before, fingerprint(model))
