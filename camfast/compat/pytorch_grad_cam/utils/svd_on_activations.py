@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camfast.compat._missing import missing
 from camfast.methods.kpca import kernel_component
-from camfast.projection import first_component
+from camfast.projection import centred, first_component
 
 __getattr__ = missing(__name__)
 
@@ -33,28 +33,28 @@ def get_2d_projection_with_sign_correction(activation_batch: Array) -> Array:
 
 
 def turned_as_theirs(maps: Tensor) -> Tensor:
-    """The first component [M, *places] of maps [M, C, *places], with the sign that pytorch-grad-cam's has: whatever
-    LAPACK makes of the matrix of places and channels.
+    """The first component [M, *places] of maps [M, C, *places], as :func:`camfast.projection.first_component`, but with
+    the sign that pytorch-grad-cam's has: whatever LAPACK makes of the matrix of places and channels.
 
     LAPACK need not be asked for all singular vectors, as they do: the first is the same.
     """
-    components = first_component(maps)
-    if maps.numel() == 0:
-        return components
     kind = torch.promote_types(maps.dtype, torch.float32)
-    rows = maps.detach().flatten(2).to("cpu", kind).numpy()
-    signs = [_sign(*pair) for pair in zip(rows, components.flatten(1).cpu().numpy(), strict=True)]
-    return components * components.new_tensor(signs).reshape(-1, *[1] * (components.dim() - 1))
+    rows, _ = centred(maps)
+    varied = rows.flatten(1).ne(0).any(1).tolist()
+    values = maps.detach().flatten(2).to("cpu", kind).numpy()
+    components = np.zeros((len(values), *values.shape[2:]), values.dtype)
+    for component, channels, varies in zip(components, values, varied, strict=True):
+        if varies:
+            component[:] = _component(channels) if np.isfinite(channels).all() else np.nan
+    return torch.from_numpy(components).to(maps.device).reshape(len(maps), *maps.shape[2:])
 
 
-def _sign(channels: Array, component: Array) -> float:
-    """1, or -1 where LAPACK's component is the other way around."""
-    if not np.isfinite(channels).all():
-        return 1.0
+def _component(channels: Array) -> Array:
     places = channels.transpose()
-    centred = places - places.mean(axis=0)
-    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-    return -1.0 if (centred @ axis) @ component < 0 else 1.0
+    places = places - places.mean(axis=0)
+    axis = np.linalg.svd(places, full_matrices=False)[2][0]
+    component: Array = places @ axis
+    return component
 
 
 def get_2d_projection_kernel(activation_batch: Array, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
