@@ -11,6 +11,7 @@ from camfast.attribution import Attribution
 from camfast.backends import backends
 from camfast.dense_scores import BoxTarget, SegmentationTarget
 from camfast.explanation import Explanation
+from camfast.export import to_torchscript
 from camfast.hooks import capture
 from camfast.methods import (
     CAM,
@@ -128,4 +129,5 @@ __all__ = [
     "overlay_yuv420_",
     "panels",
     "reference",
+    "to_torchscript",
 ]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from camfast.preprocess import Region
+from camfast.placement import Region
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment
 from camfast.video.planes import FULL, Canvas, blend_, planes

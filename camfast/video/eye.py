@@ -9,7 +9,8 @@ import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
-from camfast.preprocess import Preprocessing, Region
+from camfast.placement import Region
+from camfast.preprocess import Preprocessing
 from camfast.video.planes import resized_rgb, rgb
 
 _INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR, "bicubic": Interpolation.BICUBIC}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camfast import ops
 from camfast.colors import yuv_colors
-from camfast.preprocess import Region
+from camfast.placement import Region
 
 BT709, BT470BG, SMPTE170M, BT2020 = 1, 5, 6, 9
 """Values of AVColorSpace, as in ISO/IEC 23091-2."""
