@@ -52,6 +52,7 @@ class ExplainFrames(nn.Module):
         self.method = images.method
         self.layer = images.layer
         self.class_names = images.class_names
+        self.takes = "frames"
 
     def forward(self, frames: Tensor, targets: Tensor | None = None) -> ExplainedFrames:
         if frames.dtype != torch.uint8:

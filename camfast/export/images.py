@@ -53,6 +53,7 @@ class ExplainImages(nn.Module):
         self.method = method
         self.layer = layer
         self.class_names = class_names
+        self.takes = "images"
 
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Explained:
         if x.dim() != 4 or x.shape[1] != self.channels:
