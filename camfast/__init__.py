@@ -11,7 +11,7 @@ from camfast.attribution import Attribution
 from camfast.backends import backends
 from camfast.dense_scores import BoxTarget, SegmentationTarget
 from camfast.explanation import Explanation
-from camfast.export import to_torchscript
+from camfast.export import LoadedExplainer, load_explainer, to_pt2, to_torchscript
 from camfast.hooks import capture
 from camfast.methods import (
     CAM,
@@ -97,6 +97,7 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "LeGrad",
+    "LoadedExplainer",
     "LoadedModel",
     "LogitTarget",
     "MultiLabelTarget",
@@ -121,6 +122,7 @@ __all__ = [
     "explain",
     "explain_video",
     "keep_memory",
+    "load_explainer",
     "load_model",
     "metrics",
     "ops",
@@ -129,5 +131,6 @@ __all__ = [
     "overlay_yuv420_",
     "panels",
     "reference",
+    "to_pt2",
     "to_torchscript",
 ]

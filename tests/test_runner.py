@@ -218,3 +218,28 @@ class TestErrors:
         )
         assert_fails(run(small[1], "a", "b", "--colour", "x"), "unknown option --colour", code=2)
         assert run("--help").stdout.startswith("usage: camfast-run EXPLAINER INPUT OUTPUT")
+
+
+class TestAheadOfTime:
+    def test_as_in_python(self, pooled_pt2, tmp_path):
+        x = torch.randn(3, 3, 32, 32)
+        np.save(tmp_path / "x.npy", x.numpy())
+        done = run(pooled_pt2[1], tmp_path / "x.npy", tmp_path / "maps.npy")
+        assert (done.returncode, done.stderr) == (0, "")
+        expected = camfast.load_explainer(pooled_pt2[1])(x)
+        assert np.load(tmp_path / "maps.npy").tobytes() == expected.heatmaps.numpy().tobytes()
+
+    def test_wrong_inputs(self, pooled_pt2, tmp_path):
+        for x, message in (
+            (torch.zeros(2, 3, 32, 16), "the images have shape [2, 3, 32, 16]; this explainer takes [N, 3, 32, 32]"),
+            (torch.zeros(2, 3, 32, 32, dtype=torch.float64), "the images are not float32, which this explainer takes"),
+        ):
+            np.save(tmp_path / "x.npy", x.numpy())
+            assert_fails(run(pooled_pt2[1], tmp_path / "x.npy", tmp_path / "out.npy"), message)
+        np.save(tmp_path / "x.npy", np.zeros((1, 3, 32, 32), np.float32))
+        done = run(pooled_pt2[1], tmp_path / "x.npy", tmp_path / "out.npy", "--target", 7)
+        assert_fails(done, "targets has class 7; expected 0 to 4")
+        (tmp_path / "broken.pt2").write_bytes(pooled_pt2[1].read_bytes()[:5000])
+        assert_fails(
+            run(tmp_path / "broken.pt2", tmp_path / "x.npy", tmp_path / "out.npy"), "broken.pt2 cannot be loaded: "
+        )

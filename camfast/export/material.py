@@ -39,7 +39,6 @@ EXPORTABLE = tuple(
 )
 """The methods that are one rule of the operator."""
 OPTIMIZE = ("none", "inference")
-_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def material_of(
     target_layer: Layers | None,
     method: str,
     optimize: str,
-    example: Tensor | None,
+    example: Tensor,
     **options: Any,
 ) -> Material:
     """Explains the example, and looks at the model.
@@ -95,12 +94,12 @@ def material_of(
         raise ValueError(f"optimize={optimize!r}; expected one of {', '.join(map(repr, OPTIMIZE))} for an export")
     engine = kind(model, target_layer, optimize=optimize, **options)
     assert isinstance(engine, Engine)  # as all of these methods are
-    batch = check_inputs(_example(engine.model) if example is None else example)
+    batch = check_inputs(example)
     if not batch.alone or batch.images.dim() != 4 or len(batch) == 0:
         raise ValueError(
             "example is no batch of images; expected one floating tensor [N, C, H, W] with N of at least 1"
         )
-    expected = _explained(engine, batch, given=example is not None)
+    expected = _explained(engine, batch)
     layers = list(engine.subject.layers)
     if len(layers) > 1:
         raise ValueError(f"target_layer names {len(layers)} layers; an exported explainer has one")
@@ -111,19 +110,10 @@ def material_of(
     return _found(engine, batch, expected, layers[0])
 
 
-def _example(model: nn.Module) -> Tensor:
-    """Two images of noise, as models of photos take them, where and in which precision the model is."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    noise = torch.rand(2, 3, _SIZE, _SIZE, generator=torch.Generator().manual_seed(0))
-    return noise.to(weight.device, weight.dtype)
-
-
-def _explained(engine: Engine, batch: Batch, given: bool) -> Explanation:
+def _explained(engine: Engine, batch: Batch) -> Explanation:
     try:
         expected = engine.explain(batch.images)
     except RuntimeError as error:
-        if given:
-            raise
         raise ModelError(
             f"the model does not take images {list(batch.images.shape)}; give some that it takes as example=: {error}"
         ) from error

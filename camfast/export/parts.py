@@ -11,12 +11,34 @@ from torch import Tensor, nn
 from camfast.copies import Copies, Unusable
 from camfast.errors import ModelError, first_line
 from camfast.export.material import Material
+from camfast.models import LoadedModel
 from camfast.optimize.split import Parts, copied, split
+from camfast.preprocess import Preprocessing
 from camfast.scripted import Opened
 from camfast.tail import Tail
 
 REMEDY = "script the model itself, torch.jit.script(model), and export that"
 """Of models that cannot be seen as a graph."""
+
+
+def needs_operators() -> None:
+    """Raises ModelError where the operators are not compiled, as an exported explainer calls them."""
+    if not hasattr(torch.ops.camfast, "cam"):
+        raise ModelError("an export needs the compiled operators; camfast.backends() says why there are none")
+
+
+def plain_model(model: nn.Module | LoadedModel) -> nn.Module:
+    """The module alone."""
+    return model.module if isinstance(model, LoadedModel) else model
+
+
+def example_for(model: nn.Module | LoadedModel, preprocess: Preprocessing | None) -> Tensor:
+    """Two images of noise as the preprocessing makes them, where and in which precision the model is."""
+    if isinstance(model, LoadedModel):
+        preprocess = preprocess or model.preprocess
+    side = 224 if preprocess is None else preprocess.crop
+    weight = next((p for p in plain_model(model).parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
 
 
 def opened_model(material: Material) -> Opened:

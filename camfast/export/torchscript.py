@@ -18,7 +18,17 @@ from camfast.export.heatmaps import AsMaps, Explain, Heatmaps, Reshaped
 from camfast.export.images import ExplainImages
 from camfast.export.material import Material, material_of
 from camfast.export.packed import make_scriptable
-from camfast.export.parts import REMEDY, Before, Head, Whole, opened_model, parts_of
+from camfast.export.parts import (
+    REMEDY,
+    Before,
+    Head,
+    Whole,
+    example_for,
+    needs_operators,
+    opened_model,
+    parts_of,
+    plain_model,
+)
 from camfast.models import LoadedModel
 from camfast.outputs import Selector
 from camfast.preprocess import Preprocessing
@@ -81,16 +91,14 @@ def to_torchscript(
     if isinstance(model, LoadedModel):
         preprocess = preprocess or model.preprocess
         class_names = class_names or model.categories
-        model = model.module
     if overlay and preprocess is None:
         raise ValueError(
             "overlay=True needs to know how frames are prepared; give preprocess, or a model of load_model"
         )
-    if example is None and preprocess is not None:
-        example = torch.rand(2, 3, preprocess.crop, preprocess.crop).to(_place(model))
     needs_operators()
+    example = example_for(model, preprocess) if example is None else example
     options = {"reshape_transform": reshape_transform, "output": output}
-    material = material_of(model, target_layer, method, optimize, example, **options)
+    material = material_of(plain_model(model), target_layer, method, optimize, example, **options)
     about = _About(material, method, list(class_names or []))
     with without_notices():
         explain = _explain(material, optimize, size)
@@ -176,14 +184,3 @@ def _traced(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     except Exception as error:
         raise ModelError(f"the model cannot be traced ({first_line(error)}); {REMEDY}") from error
     return result
-
-
-def _place(model: nn.Module) -> Tensor:
-    """A tensor where the model is, and in its precision."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-
-def needs_operators() -> None:
-    """Raises ModelError where the operators are not compiled, as an exported explainer calls them."""
-    if not hasattr(torch.ops.camfast, "cam"):
-        raise ModelError("an export needs the compiled operators; camfast.backends() says why there are none")
