@@ -2,6 +2,7 @@
 # make test   environment, build, and every test
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
+# make runner build/runner/camfast-run: exported explainers from C++, against the LibTorch inside the installed torch
 # make bench  time everything against PyTorch and the peers, two hours; writes benchmarks/results,
 #             and the tables and the picture of README
 # make gallery  draw one sheet of every plot: docs/gallery.jpg
@@ -14,9 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CUDA_CHECK := 80 86 90 100
 # Tests run in as many processes as there are cores, four at most, with one thread each.
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
-NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+NATIVE := setup.py pyproject.toml $(shell find csrc -path csrc/runner -prune -o -type f -print)
 
-.PHONY: demo test lint cuda-check bench gallery clean machine
+.PHONY: demo test lint cuda-check runner bench gallery clean machine
 
 demo: $(VENV)/.built
 	$(BIN)/camfast demo -o out/demo
@@ -31,6 +32,12 @@ lint: $(VENV)/.lint
 
 cuda-check: $(VENV)/.built
 	.ci/cuda-check $(BIN)/python $(CUDA_CHECK)
+
+runner: $(VENV)/.torch
+	$(PIP) install --quiet "cmake>=3.18"
+	$(BIN)/cmake -S csrc/runner -B build/runner -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DTORCH_FOLDER="$$($(BIN)/python -c 'import torch; print(torch.__path__[0])')"
+	$(BIN)/cmake --build build/runner
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json

@@ -11,6 +11,7 @@ from camfast.attribution import Attribution
 from camfast.backends import backends
 from camfast.dense_scores import BoxTarget, SegmentationTarget
 from camfast.explanation import Explanation
+from camfast.export import LoadedExplainer, load_explainer, to_pt2, to_torchscript
 from camfast.hooks import (
     GradientMonitor,
     capture,
@@ -105,6 +106,7 @@ __all__ = [
     "HiResCAM",
     "LayerCAM",
     "LeGrad",
+    "LoadedExplainer",
     "LoadedModel",
     "LogitTarget",
     "MultiLabelTarget",
@@ -133,6 +135,7 @@ __all__ = [
     "explain_video",
     "hooks",
     "keep_memory",
+    "load_explainer",
     "load_model",
     "metrics",
     "on_backward",
@@ -143,4 +146,6 @@ __all__ = [
     "overlay_yuv420_",
     "panels",
     "reference",
+    "to_pt2",
+    "to_torchscript",
 ]

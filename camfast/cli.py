@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from camfast import __version__, cli_bench, cli_features, cli_video, demo
+from camfast import __version__, cli_bench, cli_export, cli_features, cli_video, demo
 from camfast.allocator import keep_memory
 from camfast.arguments import fraction, path, whole_number
 from camfast.cli_method import make_explainer
@@ -39,6 +39,7 @@ examples:
   camfast video in.mp4 -o out.mp4 --model resnet50         the overlay of every frame
   camfast layers resnet50                                  layers that can be explained
   camfast features cat.jpg -o features                     what every convolution makes of a photo
+  camfast export resnet50 -o explainer.pt                  an explainer that runs without Python
   camfast bench --metrics                                  which method is the fastest, and which the best
   camfast env                                              versions, what was built, what is usable
 """
@@ -146,6 +147,10 @@ def build_parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", "compare methods: speed, and how good they are", cli_bench.EXAMPLES)
     cli_bench.add_arguments(bench)
     bench.set_defaults(run=cli_bench.run)
+
+    export = _command(commands, "export", "write an explainer that runs without Python", cli_export.EXAMPLES)
+    cli_export.add_arguments(export)
+    export.set_defaults(run=cli_export.run)
 
     demo = _command(commands, "demo", "explain a photo and a video that come with the demo packages", "camfast demo")
     demo.add_argument("-o", "--output", metavar="DIR", type=path, default=Path("out/demo"), help="default: out/demo")

@@ -59,6 +59,12 @@ def yuv_colors(colormap: str, matrix: str = "bt709", full_range: bool = False) -
     return torch.from_numpy(_yuv_table(colormap, matrix, bool(full_range)).copy())
 
 
+# A table that compiled code may take for a constant: what torch.compiler.assume_constant_result does, without importing
+# the compiler, which takes seconds.
+for _table in (rgb_colors, yuv_colors):
+    _table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @functools.lru_cache(maxsize=32)
 def _yuv_table(colormap: str, matrix: str, full_range: bool) -> npt.NDArray[np.uint8]:
     weight_red, weight_blue = MATRICES[matrix]

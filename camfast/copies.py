@@ -49,8 +49,7 @@ class Copies:
         batch: Batch,
         traced: Trace | None,
         tail: Tail | None,
-        precision: torch.dtype | None,
-        plan_as_it_is: PlanAsItIs,
+        precision: torch.dtype | None = None,
     ) -> None:
         self._subject = subject
         self._given = batch
@@ -60,11 +59,16 @@ class Copies:
         has_it = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} <= {precision}
         self._dtype = None if has_it else precision
         """None for the precision that the model has."""
-        self._plan_as_it_is = plan_as_it_is
         self._notes: list[str] = []
 
-    def best(self, optimize: str, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
-        """The first of what was asked for that can be had; else the model itself, by ``otherwise`` and ``plan``."""
+    def best(
+        self, optimize: str, otherwise: ModelRunner, plan: Plan, plan_as_it_is: PlanAsItIs
+    ) -> tuple[ModelRunner, Plan]:
+        """The first of what was asked for that can be had; else the model itself, by ``otherwise`` and ``plan``.
+
+        Args:
+            plan_as_it_is: makes a plan of a copy of the whole model.
+        """
         subject = self._subject
         wanted = passes.forward(subject.model, subject.layers, self._fresh_batch, subject.select)
         for level in LEVELS[optimize]:
@@ -72,16 +76,16 @@ class Copies:
                 runner, forward, memory = self._split(level, wanted.output.dtype)
                 difference = self._checked(runner, wanted)
                 if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
-                    raise _Unusable(runner.before.trouble)
-            except _Unusable as reason:
+                    raise Unusable(runner.before.trouble)
+            except Unusable as reason:
                 self._notes.append(f'optimize="{level}": {reason}')
                 continue
             made = Plan(f"{forward}; {difference}", plan.gradient, memory, tuple(self._notes))
             return Guarded(runner, otherwise), made
         if self._dtype is not None:
             try:
-                return self._copied(self._dtype, wanted, otherwise)
-            except _Unusable as reason:
+                return self._copied(self._dtype, wanted, otherwise, plan_as_it_is)
+            except Unusable as reason:
                 self._notes.append(f"precision {_short(self._dtype)}: {reason}")
         return otherwise, dataclasses.replace(plan, notes=tuple(self._notes))
 
@@ -92,6 +96,23 @@ class Copies:
 
     def _split(self, level: str, output_type: torch.dtype) -> tuple[Split, str, int]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
+        compiled = level == "compile"
+        parts, steps = self.parts(packed=not compiled)
+        memory = _bytes(parts, self._subject.model)
+        if compiled:  # which packs the weights of the first part for itself
+            steps.append("torch.compile")
+            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
+        pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
+        names, becomes = list(self._subject.layers), None if self._dtype is None else output_type
+        runner = Split(parts, names, self._tail, self._convert, becomes, compiled, pad)
+        return runner, f"a copy of the graph: {', '.join(steps)}", memory
+
+    def parts(self, packed: bool) -> tuple[Parts, list[str]]:
+        """The model's graph in parts, the first of them simplified and, on the CPU, ``packed``; what was done to it.
+
+        Raises:
+            Unusable: it cannot be had.
+        """
         parts, folded = self._simplified_parts()
         if self._dtype is not None:
             parts.before.to(self._dtype)
@@ -100,30 +121,21 @@ class Copies:
             _lay_channels_last(parts.before)
         dtype = self._dtype or self._given.images.dtype
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last" if pictures else "", _short(dtype)]
-        compiled = level == "compile"
-        if compiled:
-            steps.append("torch.compile")
-        elif self._given.images.device.type == "cpu":
+        if packed and self._given.images.device.type == "cpu":
             steps.append(self._packed(parts))
-        memory = _bytes(parts, self._subject.model)
-        if compiled:  # which packs the weights of the first part for itself
-            memory += sum(tensor.nbytes for tensor in parts.before.parameters())
-        pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
-        names, becomes = list(self._subject.layers), None if self._dtype is None else output_type
-        runner = Split(parts, names, self._tail, self._convert, becomes, compiled, pad)
-        return runner, f"a copy of the graph: {', '.join(filter(None, steps))}", memory
+        return parts, list(filter(None, steps))
 
     def _simplified_parts(self) -> tuple[Parts, int]:
         """A copy of the model's graph in parts, and how many BatchNorms were folded there."""
         if self._traced is None:
-            raise _Unusable("the model is not traceable")
+            raise Unusable("the model is not traceable")
         if any(module._forward_pre_hooks for module in self._subject.model.modules()):
-            raise _Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
+            raise Unusable("hooks before its modules (of weight_norm, pruning, ...) would not run in a copy")
         try:
             parts = split(self._traced, whole=self._tail is None, dtype=self._dtype)
         except Exception as error:  # also for want of memory, which less of what was asked for may not need
-            raise _Unusable(f"its modules cannot be copied ({first_line(error)})") from error
-        with _or_unusable():
+            raise Unusable(f"its modules cannot be copied ({first_line(error)})") from error
+        with or_unusable():
             folded = simplify(parts.before, (self._fresh_batch.tensors,))
             if parts.after is not None:
                 spell_out_attention(parts.after)
@@ -131,23 +143,25 @@ class Copies:
 
     def _packed(self, parts: Parts) -> str:
         """Packs the first part's layers for oneDNN, and says what it packed."""
-        with _or_unusable():
+        with or_unusable():
             tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
             convolutions, linears = onednn.pack(parts.before, (tensors,))
         packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
         return f"{' and '.join(packed)} packed by oneDNN" if packed else ""
 
-    def _copied(self, dtype: torch.dtype, wanted: ForwardPass, otherwise: ModelRunner) -> tuple[ModelRunner, Plan]:
+    def _copied(
+        self, dtype: torch.dtype, wanted: ForwardPass, otherwise: ModelRunner, plan_as_it_is: PlanAsItIs
+    ) -> tuple[ModelRunner, Plan]:
         """The whole model again, in another precision."""
         subject = self._subject
         try:
             model = copied(subject.model, dtype)
         except Exception as error:
-            raise _Unusable(f"it cannot be copied ({first_line(error)})") from error
+            raise Unusable(f"it cannot be copied ({first_line(error)})") from error
         layers = {name: model.get_submodule(name) for name in subject.layers}
         other = dataclasses.replace(subject, model=model, layers=layers)
-        with _or_unusable():
-            inner, plan = self._plan_as_it_is(other, self._fresh_batch.map(self._cast))
+        with or_unusable():
+            inner, plan = plan_as_it_is(other, self._fresh_batch.map(self._cast))
         runner = Converting(inner, self._cast, wanted.output.dtype)
         difference = self._checked(runner, wanted)
         memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -163,17 +177,17 @@ class Copies:
 
     def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
         """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
-        with _or_unusable():
+        with or_unusable():
             got = runner.forward(self._fresh_batch)
         for name, expected in (("", wanted.output), *wanted.activations.items()):
             found = got.activations[name] if name else got.output
             if found.shape != expected.shape:
-                raise _Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
+                raise Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
         # Half precision moves single values far where a photo is flat, and the map as a whole little.
         exact = self._allowed() < 0.1
         worst = apart(wanted, got) if exact else apart_as_a_whole(wanted, got)
         if not worst <= self._allowed():
-            raise _Unusable(f"its activations are {worst:.1e} away from the model's")
+            raise Unusable(f"its activations are {worst:.1e} away from the model's")
         if self._tail is None:
             self._check_gradient(runner)
         return f"{worst:.1e} away from the model's activations"
@@ -182,7 +196,7 @@ class Copies:
         """A graph does not show where a model switches grad mode off, nor gradients of the user's own."""
         subject = self._subject
         sample = self._fresh_batch.part(0, PROVED_SAMPLES)
-        with _or_unusable():
+        with or_unusable():
             scores = Scores([random_score] * len(sample))
             expected, _ = passes.forward_and_gradient(
                 subject.model, subject.layers, sample.map(torch.clone), subject.select, scores.score
@@ -190,26 +204,26 @@ class Copies:
             found = runner.gradient(sample, scores)
             worst = max(gradients_apart(expected.gradients[name], found.gradients[name]) for name in subject.layers)
         if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
-            raise _Unusable(f"its gradient is {worst:.1e} away from autograd's")
+            raise Unusable(f"its gradient is {worst:.1e} away from autograd's")
 
     def _allowed(self) -> float:
         dtype = self._dtype or self._given.images.dtype
         return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.2)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why something that was asked for is not done: one line."""
 
 
 @contextlib.contextmanager
-def _or_unusable() -> Iterator[None]:
+def or_unusable() -> Iterator[None]:
     """Whatever goes wrong is a reason to try less, but for want of memory, which asks for a smaller batch."""
     try:
         yield
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise _Unusable(first_line(error)) from error
+        raise Unusable(first_line(error)) from error
 
 
 def _bytes(parts: Parts, model: nn.Module) -> int:

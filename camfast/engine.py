@@ -30,6 +30,7 @@ from camfast.planner import Options, make_plan
 from camfast.proof import Subject, samples_are_independent
 from camfast.reading import MapReader
 from camfast.runners import ModelRunner
+from camfast.scripted import opened
 from camfast.structure import Structure, is_hooked, modules_of
 from camfast.target_layer import find_target_layer
 from camfast.targets import Classes, Scores, Target, check_targets
@@ -92,6 +93,8 @@ class Engine(Explainer):
             found = type(reshape_transform).__name__
             raise TypeError(f"reshape_transform is a {found}; expected a callable that makes [N, C, h, w]")
         check_flag("graphs", graphs)
+        if isinstance(model, torch.jit.ScriptModule):
+            model, target_layers = opened(model, target_layers)
         self.model = plain_module(model)
         self.reshape_transform = reshape_transform
         self.output = output
@@ -131,6 +134,13 @@ class Engine(Explainer):
         with prepared(self.model), torch.no_grad():
             output = normal_tensors(check_inputs(x)).call(self.model)
             return Chosen(self.output, type(self).__name__).select(output)
+
+    @property
+    def subject(self) -> Subject:
+        """What is explained; the layers are known after the first call, or where they were given."""
+        assert self._layers is not None
+        chosen = Chosen(self.output, type(self).__name__)
+        return Subject(self.model, self._layers, chosen.select, chosen.pick, self.reshape_transform is not None)
 
     def explain(
         self, x: Inputs, targets: Target = None, *, size: Size | None = None, normalize: bool = True
@@ -212,8 +222,7 @@ class Engine(Explainer):
         runs: list[LayerRun] | None = None
         if self._layers is None:
             self._layers, runs = self._find_layers(batch)
-        chosen = Chosen(self.output, type(self).__name__)
-        subject = Subject(self.model, self._layers, chosen.select, chosen.pick, self.reshape_transform is not None)
+        subject = self.subject
         # Whatever the caller's modes are, the plan outlives them.
         with torch.inference_mode(False), torch.autocast(batch.images.device.type, enabled=False):
             runner, plan = self._make_plan(subject, normal_tensors(batch))

@@ -15,8 +15,8 @@ from camfast.explainer import Explainer
 from camfast.files import check_output, whole_file
 from camfast.images import RGB, read_image, write_png
 from camfast.models import LoadedModel
+from camfast.placement import Region
 from camfast.plots import panels
-from camfast.preprocess import Region
 from camfast.render import overlay
 
 Layout = Literal["panels", "overlay", "heatmap"]

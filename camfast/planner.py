@@ -59,8 +59,8 @@ def make_plan(subject: Subject, batch: Batch, options: Options, *, gradients: bo
             note = "no copy: the model, or a layer, puts out something else than one tensor"
             return runner, replace(plan, notes=(*plan.notes, note))
         precision = None if options.precision is None else PRECISIONS[options.precision]
-        copies = Copies(subject, batch, traced, tail, precision, lambda other, x: _plan_as_it_is(other, x)[2:])
-        return copies.best(options.optimize, runner, plan)
+        copies = Copies(subject, batch, traced, tail, precision)
+        return copies.best(options.optimize, runner, plan, lambda other, x: _plan_as_it_is(other, x)[2:])
 
 
 def _is_of_tensors(subject: Subject, batch: Batch) -> bool:

@@ -66,10 +66,19 @@ class MapReader:
             ValueError: it puts out no map, or one that may be read in several ways; the message shows how to help.
         """
         tensor = require_tensor(name, output)
+        reading = self.reading(name, tensor)
+        return tensor if reading is None else reading.maps(tensor)
+
+    def reading(self, name: str, tensor: Tensor) -> Reading | None:
+        """How such an output is a map; None where it was not looked at.
+
+        Raises:
+            ValueError: as :meth:`maps`.
+        """
         reading = self._known.get((name, tuple(tensor.shape[1:]), getattr(self._here, "size", ())))
         if isinstance(reading, Unreadable):
             raise ValueError(f"layer {name!r} {reading}")
-        return tensor if reading is None else reading.maps(tensor)
+        return reading
 
     def _decide(self, name: str, shape: Shape, batch: Batch) -> Reading | Unreadable:
         size = tuple(batch.images.shape[2:])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from nets import PooledNet
 from small_video import small_model
 
 import camfast
@@ -61,6 +62,17 @@ def cat() -> np.ndarray:
 def small():
     """A model that takes no time."""
     return small_model()
+
+
+@pytest.fixture(scope="session")
+def pooled_pt2(tmp_path_factory):
+    """A small model, and an explainer of it compiled ahead of time, which takes the compiler half a minute."""
+    torch.manual_seed(0)
+    model = PooledNet().eval()
+    path = tmp_path_factory.mktemp("pt2") / "pooled.pt2"
+    x = torch.randn(2, 3, 32, 32)
+    camfast.to_pt2(model, path, "act2", example=x, optimize="inference", class_names=["a", "b", "c", "d", "e"])
+    return model, path
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from clips import moving_square, write_clip
 from small_video import annotate
 
 import camfast
-from camfast.preprocess import Region
+from camfast.placement import Region
 from camfast.video.orientation import Orientation, display_matrix
 
 ONE = 1 << 16

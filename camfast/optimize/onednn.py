@@ -116,15 +116,16 @@ class Packed(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, input_shape: torch.Size, activation: Activation, in_place: bool) -> None:
         super().__init__()
-        self.geometry = (
-            list(convolution.padding),
+        self.geometry: tuple[list[int], list[int], list[int], int] = (
+            [int(side) for side in convolution.padding],
             list(convolution.stride),
             list(convolution.dilation),
             convolution.groups,
         )
+        self.input_shape = list(input_shape)
         # Opaque to PyTorch: neither a parameter nor a buffer, so that nothing casts or moves it.
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            convolution.weight.detach().to_mkldnn(), *self.geometry, list(input_shape)
+            convolution.weight.detach().to_mkldnn(), *self.geometry, self.input_shape
         )
         self.bias = None if convolution.bias is None else convolution.bias.detach()
         self.bytes = convolution.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
@@ -156,8 +157,8 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, input_shape: torch.Size, activation: Activation) -> None:
         super().__init__()
-        rows = input_shape.numel() // max(linear.in_features, 1)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)  # opaque, as above
+        self.rows = input_shape.numel() // max(linear.in_features, 1)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), self.rows)  # opaque, as above
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.bytes = linear.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
         self.activation = activation

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from camfast.fonts import escaped, file_for, lacking
-from camfast.preprocess import Region
+from camfast.placement import Region
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment
 from camfast.video.planes import FULL, Canvas, blend_, planes

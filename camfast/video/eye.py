@@ -8,7 +8,8 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 from torch import Tensor
 
-from camfast.preprocess import Preprocessing, Region
+from camfast.placement import Region
+from camfast.preprocess import Preprocessing
 from camfast.video.orientation import Orientation
 from camfast.video.planes import resized_rgb
 from camfast.video.surface import AnyPicture

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from camfast.preprocess import Region
+from camfast.placement import Region
 
 _DISPLAY_MATRIX = "DISPLAYMATRIX"
 

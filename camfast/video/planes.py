@@ -15,7 +15,7 @@ from torch import Tensor
 
 from camfast import ops
 from camfast.colors import yuv_colors
-from camfast.preprocess import Region
+from camfast.placement import Region
 from camfast.video.surface import AnyPicture, Surface
 
 BT709, BT470BG, SMPTE170M, BT2020 = 1, 5, 6, 9
