@@ -100,7 +100,7 @@ class Preprocessing:
     def normalized(self, squares: Tensor) -> Tensor:
         """Model input, float32 [N, 3, crop, crop], from :meth:`squares`."""
         values = F.to_dtype(squares.permute(0, 3, 1, 2), torch.float32, scale=True)
-        normalized: Tensor = F.normalize(values, list(self.mean), list(self.std))
+        normalized: Tensor = F.normalize(values, list(self.mean), list(self.std), inplace=True)
         return normalized
 
     def seen(self, height: int, width: int) -> Region:
