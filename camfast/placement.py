@@ -109,7 +109,7 @@ def cut(resized: Tensor, placed: Placement, crop: int, mean: list[float]) -> Ten
 def normalized(squares: Tensor, mean: list[float], std: list[float]) -> Tensor:
     """Model input, float32 [N, 3, crop, crop], from :func:`squares`."""
     values = F.to_dtype(squares.permute(0, 3, 1, 2), torch.float32, scale=True)
-    result: Tensor = F.normalize(values, mean, std)
+    result: Tensor = F.normalize(values, mean, std, inplace=True)
     return result
 
 
