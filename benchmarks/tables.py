@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from compat_tables import compat_table
+from deploy_tables import deploy_table
 from engine_tables import engine_table
 from methods_tables import methods_table
 from video_tables import video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-PAGES = (ROOT / "README.md", ROOT / "docs/methods.md", ROOT / "docs/migrating.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/methods.md", ROOT / "docs/migrating.md", ROOT / "docs/deploy.md")
 BLOCK = re.compile(r"(<!-- (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -78,6 +79,7 @@ TABLES = {
     "video": video_table,
     "methods": methods_table,
     "compat": compat_table,
+    "deploy": deploy_table,
 }
 
 
