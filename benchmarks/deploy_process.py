@@ -106,9 +106,9 @@ def main() -> None:
         explain = cam.explain
     else:
         explain = camfast.load_explainer(arguments.file)
-    explain(image)
-    print("ready", flush=True)
     batch = image.repeat(arguments.batch, 1, 1, 1)
+    explain(batch)
+    print("ready", flush=True)
     for line in sys.stdin:
         print(seconds_of(lambda: explain(batch), int(line)), flush=True)
 

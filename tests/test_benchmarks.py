@@ -89,12 +89,11 @@ def test_the_deployment_benchmark_runs(tmp_path, runner):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "deploy.json").read_text())
     (case,) = results["cases"]
-    ways = ["eager engine", "TorchScript", "AOTInductor", "camfast-run, TorchScript", "camfast-run, AOTInductor"]
-    assert list(case["contenders"]) == ways
+    assert list(case["contenders"]) == ["eager engine", "TorchScript", "camfast-run, TorchScript"]
     for found in case["contenders"].values():
-        assert all(found["milliseconds"][batch]["median"] > 0 for batch in ("1", "8"))
+        assert found["milliseconds"]["1"]["median"] > 0
         assert found["start_seconds"] > 0
         assert found["peak_bytes"] > 10e6
     assert case["contenders"]["camfast-run, TorchScript"]["file_bytes"] > 10e6
     assert set(results["photo_seconds"]) == {"camfast image", "camfast-run"}
-    assert "| mobilenet_v3_large | camfast-run, TorchScript |" in done.stdout
+    assert "| resnet18 | camfast-run, TorchScript |" in done.stdout
