@@ -39,12 +39,13 @@ runner: $(VENV)/.torch
 	  -DTORCH_FOLDER="$$($(BIN)/python -c 'import torch; print(torch.__path__[0])')"
 	$(BIN)/cmake --build build/runner
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test runner
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
 	$(BIN)/python benchmarks/bench_engine.py --seconds 2 --json benchmarks/results/engine-cpu.json
 	$(BIN)/python benchmarks/bench_video.py --json benchmarks/results/video-cpu.json
 	$(BIN)/python benchmarks/bench_methods.py --json benchmarks/results/methods-cpu.json
 	$(BIN)/python benchmarks/bench_compat.py --json benchmarks/results/compat-cpu.json
+	$(BIN)/python benchmarks/bench_deploy.py --json benchmarks/results/deploy-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
 gallery: $(VENV)/.built

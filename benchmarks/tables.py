@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from compat_tables import compat_table
+from deploy_tables import deploy_table
 from engine_tables import engine_table
 from methods_tables import methods_table
 from video_tables import ratios_table_with_caption, video_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-PAGES = tuple(ROOT / page for page in ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/migrating.md"))
+PAGES = tuple(
+    ROOT / page
+    for page in ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/migrating.md", "docs/deploy.md")
+)
 BLOCK = re.compile(r"(<!-- (\S+\.json)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 """A comment that names results, and a part of their table where a page has no more; what it stands for; its end."""
 
@@ -80,6 +84,7 @@ TABLES = {
     ("video", "ratios"): ratios_table_with_caption,
     ("methods", None): methods_table,
     ("compat", None): compat_table,
+    ("deploy", None): deploy_table,
 }
 """By the benchmark, and the part of its table."""
 

@@ -6,16 +6,18 @@ whole is inlined and frozen, and what lies in front of the mark and what lies be
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from camfast.errors import ModelError, first_line
 from camfast.quiet import without_notices
 from camfast.suggest import did_you_mean
+from camfast.trace import NotTraceable
 
 _MARK = "aten::alias"
 _CALL = "prim::CallMethod"
@@ -33,14 +35,14 @@ class Opened(nn.Module):
         super().__init__()
         self.layer = layer
         with without_notices():
-            copy = independent(model)  # with graphs that are nobody else's
-            frozen, mark = _frozen(copy, layer)
+            own = independent(model)  # with graphs that are nobody else's
+            frozen, mark = _frozen(own, layer)
             graph = frozen.graph
             self.before: Any = _function(_leading(graph.copy(), mark))
             self.after: Any = _function(_trailing(graph.copy(), mark))
             self.whole: Any = _function(_with_cut(graph.copy(), mark))
             """Gives the output, and what the layer put out, where a graph of autograd begins."""
-        self._origin = (copy, frozen)  # whose functions torch looks for when it says where an error lies
+        self._origin = (own, frozen)  # whose functions torch looks for when it says where an error lies
         owner: nn.Module = self
         *outer, own = layer.split(".")
         for name in outer:
@@ -50,9 +52,19 @@ class Opened(nn.Module):
         self.eval()
 
     def forward(self, *inputs: Any) -> Any:
+        if any(isinstance(given, fx.Proxy) for given in inputs):
+            raise NotTraceable("the model is a ScriptModule")
         begun = self.before(*inputs)
         activations, *carried = begun if isinstance(begun, tuple) else (begun,)
         return self.after(self.get_submodule(self.layer)(activations), *carried)
+
+    def __deepcopy__(self, memo: Any) -> Opened:
+        result = memo[id(self)] = object.__new__(Opened)
+        shared = ("before", "after", "whole", "_origin")  # which do not change, and torch cannot copy
+        result.__dict__ = {
+            name: value if name in shared else copy.deepcopy(value, memo) for name, value in vars(self).items()
+        }
+        return result
 
 
 def opened(model: torch.jit.ScriptModule, target_layers: Any) -> tuple[Opened, str]:
@@ -80,19 +92,19 @@ def independent(model: torch.jit.ScriptModule) -> Any:
     return torch.jit.load(saved)  # type: ignore[no-untyped-call]
 
 
-def _frozen(copy: Any, layer: str) -> tuple[Any, int]:
+def _frozen(own: Any, layer: str) -> tuple[Any, int]:
     """The module in evaluation mode with weights as constants, all in one graph; and which of its nodes is the mark
-    behind the last run of the layer. The copy is changed."""
-    names = [name for name, _ in copy.named_modules() if name]
+    behind the last run of the layer. It is changed."""
+    names = [name for name, _ in own.named_modules() if name]
     if layer not in names:
         raise ModelError(f"target layer {layer!r} is not in the model; {did_you_mean(layer, names)}")
-    copy.eval()
-    for parameter in copy.parameters():
+    own.eval()
+    for parameter in own.parameters():
         parameter.requires_grad_(False)
-    _mark(copy, layer.split("."))
-    called = list(_marked_calls(dict(copy.named_modules(remove_duplicate=False)), "", "forward"))
+    _mark(own, layer.split("."))
+    called = list(_marked_calls(dict(own.named_modules(remove_duplicate=False)), "", "forward"))
     try:
-        frozen = torch.jit.freeze(copy, optimize_numerics=False)
+        frozen = torch.jit.freeze(own, optimize_numerics=False)
     except RuntimeError as error:
         raise ModelError(f"the ScriptModule cannot be frozen ({first_line(error)}); {_REMEDY}") from error
     graph = frozen.graph

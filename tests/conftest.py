@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ settings.register_profile("camfast", deadline=None, derandomize=True, max_exampl
 settings.load_profile("camfast")
 
 ROOT = Path(__file__).parent.parent
+RUNNER = ROOT / "build/runner"
 
 
 def pytest_collection_modifyitems(items):
@@ -62,6 +65,23 @@ def cat() -> np.ndarray:
 def small():
     """A model that takes no time."""
     return small_model()
+
+
+def _tool(name: str) -> str:
+    """A program that came with a package, beside Python; else one of the system's."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+@pytest.fixture(scope="session")
+def runner() -> Path:
+    """camfast-run, built as `make runner` builds it, and in the same folder: again only where a source has changed."""
+    configure = [_tool("cmake"), "-S", ROOT / "csrc/runner", "-B", RUNNER, "-G", "Ninja"]
+    configure += [f"-DTORCH_FOLDER={torch.__path__[0]}", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
+    for command in (configure, [_tool("cmake"), "--build", RUNNER]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return RUNNER / "camfast-run"
 
 
 @pytest.fixture(scope="session")

@@ -86,3 +86,18 @@ def test_the_video_benchmark_runs(tmp_path):
     assert all(rate > 0 for rate in case["frames_per_second"].values())
     assert "| efficientnet_lite0, small | exact |" in done.stdout
     assert f"{case['frames_per_second']['grad-cam']:.1f} |" in done.stdout
+
+
+def test_the_deployment_benchmark_runs(tmp_path, runner):
+    done = python("benchmarks/bench_deploy.py", "--quick", "--json", str(tmp_path / "deploy.json"))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "deploy.json").read_text())
+    (case,) = results["cases"]
+    assert list(case["contenders"]) == ["eager engine", "TorchScript", "camfast-run, TorchScript"]
+    for found in case["contenders"].values():
+        assert found["milliseconds"]["1"]["median"] > 0
+        assert found["start_seconds"] > 0
+        assert found["peak_bytes"] > 10e6
+    assert case["contenders"]["camfast-run, TorchScript"]["file_bytes"] > 10e6
+    assert set(results["photo_seconds"]) == {"camfast image", "camfast-run"}
+    assert "| resnet18 | camfast-run, TorchScript |" in done.stdout

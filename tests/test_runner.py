@@ -2,13 +2,12 @@
 
 import functools
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import RUNNER
 from nets import CifarNet, PooledNet
 from PIL import Image
 
@@ -17,24 +16,11 @@ from camfast import demo
 from camfast.preprocess import Preprocessing
 from camfast.quiet import without_notices
 
-BUILD = ROOT / "build/runner"  # that of `make runner`: what is built stays until a source changes
-PROGRAM = BUILD / "camfast-run"
+PROGRAM = RUNNER / "camfast-run"
 PREPROCESS = Preprocessing(40, 32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
-def tool(name: str) -> str:
-    """A program that came with a package, beside Python; else one of the system's."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _built():
-    configure = [tool("cmake"), "-S", ROOT / "csrc/runner", "-B", BUILD, "-G", "Ninja"]
-    configure += [f"-DTORCH_FOLDER={torch.__path__[0]}", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-    for command in (configure, [tool("cmake"), "--build", BUILD]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+pytestmark = pytest.mark.usefixtures("runner")
 
 
 def run(*arguments) -> subprocess.CompletedProcess:

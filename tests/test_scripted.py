@@ -88,6 +88,13 @@ def test_an_error_inside_comes_through():
     assert cam(X).shape == (2, 32, 32)
 
 
+def test_the_plan_says_what_it_is_and_engines_can_be_copied():
+    cam = camfast.GradCAM(made("traced", CifarNet().eval()), "conv2")
+    heatmaps = cam(X)
+    assert cam.plan.gradient == "autograd, from conv2 on (not traceable: the model is a ScriptModule)"
+    assert copy.deepcopy(cam)(X).equal(heatmaps)
+
+
 class TestRefusals:
     def test_layers_that_are_not_given_by_one_name(self):
         script = made("traced", PooledNet().eval())

@@ -245,7 +245,7 @@ class TestRefusals:
 
     def test_an_example_that_the_model_does_not_take(self):
         with pytest.raises(
-            ModelError, match=r"does not take images \[2, 3, 224, 224\]; give some that it takes as example="
+            ModelError, match=r"does not take images \[1, 3, 224, 224\]; give some that it takes as example="
         ):
             camfast.to_torchscript(CifarNet().eval(), "conv2")
 

@@ -33,12 +33,12 @@ def plain_model(model: nn.Module | LoadedModel) -> nn.Module:
 
 
 def example_for(model: nn.Module | LoadedModel, preprocess: Preprocessing | None) -> Tensor:
-    """Two images of noise as the preprocessing makes them, where and in which precision the model is."""
+    """An image of noise as the preprocessing makes them, where and in which precision the model is."""
     if isinstance(model, LoadedModel):
         preprocess = preprocess or model.preprocess
     side = 224 if preprocess is None else preprocess.crop
     weight = next((p for p in plain_model(model).parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
 
 
 def opened_model(material: Material) -> Opened:

@@ -79,7 +79,8 @@ def to_torchscript(
         reshape_transform, output: as for :class:`camfast.GradCAM`. The transform is traced.
         optimize: ``"none"``, or ``"inference"``: of the copy that an engine runs with it. Its packed weights are
             saved plainly, and packed when the file is loaded.
-        example: images such as the model takes; noise [2, 3, 224, 224] by default.
+        example: images such as the model takes; one of noise, [1, 3, 224, 224], by default. With
+            ``optimize="inference"`` any batch will do, and one of this size is the fastest.
         preprocess: makes frames ready for the model, where ``model`` does not bring it.
         class_names: kept in the module, for whoever loads it.
         alpha, colormap: as for :func:`camfast.overlay`.

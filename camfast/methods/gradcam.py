@@ -24,7 +24,8 @@ class GradCAM(RuleMethod):
 
     Args:
         model: any module that maps [N, C, H, W] to logits [N, classes]. DataParallel and ``torch.compile`` wrappers
-            are looked through: the module inside runs, eagerly, on its own device.
+            are looked through: the module inside runs, eagerly, on its own device. Of a ScriptModule, a copy runs,
+            which is cut at the one layer that is named.
         target_layers: modules, dotted names, globs of names or types; None finds the last layer with a feature map at
             the first call, or, of a transformer, what enters the last attention. Several layers are normalized each, at
             their own size, averaged, and normalized again. A layer that runs several times in one forward pass counts
@@ -47,7 +48,8 @@ class GradCAM(RuleMethod):
             :func:`camfast.projection.first_component`.
 
     Raises:
-        TypeError: ``model`` is not a module, or is a ScriptModule.
+        TypeError: ``model`` is not a module, or is a ScriptModule and no one layer is named.
+        ModelError: a ScriptModule cannot be cut at the layer; the message says what to do.
         ValueError: a layer is not in the model (the message has the closest names); an unknown ``optimize`` or
             ``precision``.
     """

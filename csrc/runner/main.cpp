@@ -29,8 +29,8 @@ constexpr const char* kUsage =
     "options:\n"
     "  --target CLASS     index of the class to explain (default: the predicted one)\n"
     "  --operators PATH   the library of camfast's operators (default: libcamfast_ops.so beside this program)\n"
-    "  --time N           explain the input N times more, and print the seconds of each\n"
-    "  --batch N          with --time: N copies of the input at a time\n"
+    "  --time N           then, for every number on standard input: explain N copies of the input so many times, and\n"
+    "                     print the mean seconds\n"
     "\n"
     "examples:\n"
     "  camfast-run explainer.pt cat.jpg cat-explained.png\n"
@@ -39,7 +39,7 @@ constexpr const char* kUsage =
 struct Options {
   std::string explainer, input, output, operators;
   std::optional<int64_t> target;
-  int64_t time = 0, batch = 1;
+  int64_t time = 0;  // copies of the input; 0 for no timing
 };
 
 struct UsageError : std::runtime_error {
@@ -69,8 +69,6 @@ Options parse(const std::vector<std::string>& arguments) {
       options.operators = value;
     } else if (name == "--time") {
       options.time = whole_number(name, value, 1);
-    } else if (name == "--batch") {
-      options.batch = whole_number(name, value, 1);
     } else {
       throw UsageError("unknown option " + name);
     }
@@ -86,13 +84,17 @@ camfast::Explained explain(const camfast::Explainer& explainer, const at::Tensor
 }
 
 void time_calls(const camfast::Explainer& explainer, const at::Tensor& input, const Options& options) {
+  if (options.time == 0) return;
+  std::fflush(stdout);
   std::vector<int64_t> repeats(static_cast<size_t>(input.dim()), 1);
-  repeats[0] = options.batch;
+  repeats[0] = options.time;
   const at::Tensor batch = input.repeat(repeats);
-  for (int64_t i = 0; i < options.time; ++i) {
+  for (int64_t count; std::cin >> count;) {
     const auto start = std::chrono::steady_clock::now();
-    explain(explainer, batch, options);
-    std::printf("%.9f\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    for (int64_t i = 0; i < count; ++i) explain(explainer, batch, options);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::printf("%.9f\n", seconds.count() / static_cast<double>(count));
+    std::fflush(stdout);
   }
 }
 
@@ -141,6 +143,7 @@ int run(const Options& options) {
   if (fs::path(options.input).extension() == ".npy") {
     const at::Tensor batch = camfast::read_array(options.input);
     camfast::write_array(options.output, explain(explainer, batch, options).heatmaps);
+    std::printf("%s\n", options.output.c_str());
     time_calls(explainer, batch, options);
     return 0;
   }
