@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision.models import ResNet50_Weights
 
 from camfast.models import load_model
-from camfast.preprocess import Preprocessing, Region
+from camfast.placement import Region
+from camfast.preprocess import Preprocessing
 
 PLAIN = Preprocessing(256, 224, (0.0,) * 3, (1.0,) * 3)
 
