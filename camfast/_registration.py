@@ -20,11 +20,16 @@ from camfast._operands import accumulation_type, check_cam, check_out, ranges_sh
 from camfast._overlay_operands import check_rgb, check_yuv420
 
 
+def is_compiled() -> bool:
+    """Whether there are compiled operators."""
+    return BUILD_INFO is not None
+
+
 def reference_serves() -> bool:
     """Whether nothing is compiled, so that the reference does all the work; says so once."""
-    if BUILD_INFO is None:
+    if not is_compiled():
         _say_once(LOAD_ERROR or "unknown reason")
-    return BUILD_INFO is None
+    return not is_compiled()
 
 
 @functools.cache

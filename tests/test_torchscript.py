@@ -229,6 +229,10 @@ class TestRefusals:
         ):
             camfast.to_torchscript(PooledNet(), method="scorecam")
 
+    def test_operators_that_are_not_compiled(self, without_extension):
+        with pytest.raises(ModelError, match=r"an export needs the compiled operators; camfast.backends\(\) says why"):
+            camfast.to_torchscript(PooledNet().eval(), example=X)
+
     def test_several_layers(self):
         with pytest.raises(ValueError, match="target_layer names 2 layers; an exported explainer has one"):
             camfast.to_torchscript(PooledNet().eval(), ["act", "act2"], example=X)

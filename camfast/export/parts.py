@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from camfast._registration import is_compiled
 from camfast.copies import Copies, Unusable
 from camfast.errors import ModelError, first_line
 from camfast.export.material import Material
@@ -23,7 +25,7 @@ REMEDY = "script the model itself, torch.jit.script(model), and export that"
 
 def needs_operators() -> None:
     """Raises ModelError where the operators are not compiled, as an exported explainer calls them."""
-    if not hasattr(torch.ops.camfast, "cam"):
+    if not is_compiled():
         raise ModelError("an export needs the compiled operators; camfast.backends() says why there are none")
 
 
@@ -56,12 +58,9 @@ def opened_model(material: Material) -> Opened:
         return subject.model
     chosen = _Chosen(copied(subject.model, None).eval(), subject.select)
     with torch.no_grad():
-        try:
-            scripted = torch.jit.script(chosen.model)
-            if material.engine.output is None:
-                return Opened(scripted, material.layer)
-        except Exception:  # most models are not written for TorchScript
-            pass
+        if material.engine.output is None:
+            with contextlib.suppress(Exception):  # most models are not written for TorchScript
+                return Opened(torch.jit.script(chosen.model), material.layer)
         try:
             traced = torch.jit.trace(chosen, (material.batch.images,), check_trace=False)  # type: ignore[no-untyped-call]
             return Opened(traced, f"model.{material.layer}")
