@@ -84,7 +84,7 @@ class DeviceEye(Eye):
     """What a model sees of surfaces: resized and converted on their device.
 
     Planes are resized with antialiasing, as torchvision does it, where :class:`Eye` has swscale do it. On a real 720p
-    clip the two differ by 0.4 levels on average, by 3 or less in 99 of 100 samples, and by up to 21 at the sharpest edges.
+    clip the two differ by 0.4 levels on average, by 3 or less in 99 of 100 samples, by up to 21 at the sharpest edges.
 
     Args:
         preprocess: the model's.
