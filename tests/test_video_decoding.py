@@ -144,15 +144,17 @@ class TestFallingBack:
     def test_a_decoder_that_leaves_the_frames_to_the_cpu(self, tmp_path, small, source, monkeypatch):
         monkeypatch.setattr(decoding, "_DEVICES", ("cuda", "cpu"))
         monkeypatch.setattr(decoding, "accelerator", lambda device: None)
-        monkeypatch.setattr(pipeline, "lies_on", lambda picture, device: False)
+        monkeypatch.setattr(pipeline, "stays_on", lambda picture, device: False)
         told = annotate(source, tmp_path / "out.mp4", small)
         assert told.frames == 6
         assert told.decoder_refused == "the decoder of cpu leaves these pictures to the CPU"
 
-    def test_where_a_picture_lies(self):
+    def test_pictures_that_stay(self):
         picture = av.VideoFrame(16, 16)
-        assert decoding.lies_on(picture, CPU)
-        assert not decoding.lies_on(picture, CUDA)
+        assert decoding.stays_on(picture, CPU)
+        assert not decoding.stays_on(picture, CUDA)
+        assert not decoding.stays_on(av.VideoFrame(15, 16), CPU)
+        assert not decoding.stays_on(av.VideoFrame(16, 15), CPU)
 
 
 class TestEncoder:

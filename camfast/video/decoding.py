@@ -10,7 +10,7 @@ import av.error
 import torch
 from av.codec.hwaccel import HWAccel
 
-from camfast.errors import InputError
+from camfast.errors import CamfastError, InputError
 from camfast.video.sources import is_live, open_source, reason_of
 
 Decode = Literal["auto", "cpu", "device"]
@@ -24,7 +24,7 @@ _SPARE_SURFACES = "8"
 """Pictures that may be held beside those that the decoder needs; each is copied as soon as it is taken."""
 
 
-class NotOnDeviceError(Exception):
+class NotOnDeviceError(CamfastError):
     """A video cannot be decoded on a device; the message is the reason."""
 
 
@@ -85,10 +85,10 @@ def opened_on_device(source: str | Path, stream: Any, device: torch.device) -> A
     return container
 
 
-def lies_on(picture: av.VideoFrame, device: torch.device) -> bool:
-    """Whether a decoded picture is in a device's memory: a decoder may leave it to the CPU after all."""
+def stays_on(picture: av.VideoFrame, device: torch.device) -> bool:
+    """Whether decoded pictures like this one can stay on a device: its decoder may leave them to the CPU after all."""
     held = picture.format.name if picture.sw_format is not None else "cpu"
-    return held == device.type
+    return held == device.type and picture.width % 2 == 0 and picture.height % 2 == 0
 
 
 def report() -> str:

@@ -83,8 +83,8 @@ class DeviceCanvas(Canvas):
 class DeviceEye(Eye):
     """What a model sees of surfaces: resized and converted on their device.
 
-    Planes are resized with antialiasing, as torchvision does it, where :class:`Eye` has swscale do it: a level differs
-    by 0.5 on average, and at the sharpest edges by up to 20, as the two weigh neighbours differently.
+    Planes are resized with antialiasing, as torchvision does it, where :class:`Eye` has swscale do it. On a real 720p
+    clip the two differ by 0.4 levels on average, by 3 or less in 99 of 100 samples, by up to 21 at the sharpest edges.
 
     Args:
         preprocess: the model's.

@@ -16,7 +16,7 @@ import torch
 from camfast.errors import InputError
 from camfast.explainer import Explainer
 from camfast.models import LoadedModel
-from camfast.video.decoding import lies_on
+from camfast.video.decoding import stays_on
 from camfast.video.explainer import FIRST, FrameExplainer, chunks
 from camfast.video.eye import Eye
 from camfast.video.moment import Moment, Skipped
@@ -106,7 +106,7 @@ class Pipeline:
             raise InputError(f"{reader.name} has no frame that can be decoded{_in_range(reader)}")
         assert isinstance(first.picture, av.VideoFrame)
         self.first = first.picture
-        self.device = reader.device if reader.device is not None and lies_on(self.first, reader.device) else None
+        self.device = reader.device if reader.device is not None and stays_on(self.first, reader.device) else None
         """Where frames stay until they are encoded; None for the CPU, where they are decoded."""
         self.canvas: Canvas
         self.eye: Eye

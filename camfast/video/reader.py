@@ -20,6 +20,7 @@ from camfast.video.surface import AnyPicture
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
+_FEW_CORES = 2
 LATE = 1
 """Seconds by which other streams may lag behind the picture in a file."""
 
@@ -79,6 +80,10 @@ class VideoReader:
             self.container.close()
             raise
         self.stream.thread_type = "AUTO"
+        if (
+            torch.get_num_threads() <= _FEW_CORES
+        ):  # the model and the encoder keep them busy; one thread decodes with less
+            self.stream.codec_context.thread_count = 1
         self.device: torch.device | None = None
         """The device whose decoder was opened; None for the CPU. It may still leave frames to the CPU."""
         self.refused: str | None = None
