@@ -23,7 +23,14 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 PAGES = tuple(
     ROOT / page
-    for page in ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/migrating.md", "docs/deploy.md")
+    for page in (
+        "README.md",
+        "README.zh-CN.md",
+        "docs/benchmarks.md",
+        "docs/methods.md",
+        "docs/migrating.md",
+        "docs/deploy.md",
+    )
 )
 BLOCK = re.compile(r"(<!-- (\S+\.json)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 """A comment that names results, and a part of their table where a page has no more; what it stands for; its end."""
