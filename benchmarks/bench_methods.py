@@ -29,7 +29,7 @@ from methods_contenders import BY_NAME, ROWS, Method
 from methods_process import SIZE, contender
 from methods_tables import methods_table
 
-TURN = 0.3
+TURN, PAUSE = 0.3, 0.2
 LEAST_ROUNDS = 3
 """Of methods that take seconds."""
 
@@ -53,16 +53,18 @@ def bench(row: Method, device: torch.device, seconds: float) -> dict[str, Any]:
             "batch": row.batch,
             "size": [SIZE, SIZE],
             "peak_bytes": {name: each.facts["peak_bytes"] for name, each in contenders.items()},
-            "milliseconds": in_turns(calls, seconds, TURN, LEAST_ROUNDS if slow else 7),
+            "milliseconds": in_turns(calls, seconds, TURN, LEAST_ROUNDS if slow else 7, PAUSE),
         }
 
 
-def with_others(cases: list[dict[str, Any]], path: str | None) -> list[dict[str, Any]]:
-    """Also those of an earlier run that were not measured now, in their order."""
+def with_others(results: dict[str, Any], path: str | None) -> dict[str, Any]:
+    """Also the methods of an earlier run that were not measured now; those of now say their version of PyTorch."""
     if path is None or not Path(path).exists():
-        return cases
-    known = {case["method"]: case for case in [*json.loads(Path(path).read_text())["cases"], *cases]}
-    return [known[row.name] for row in ROWS if row.name in known]
+        return results
+    earlier = json.loads(Path(path).read_text())
+    measured = [{**case, "torch": results["machine"]["torch"]} for case in results["cases"]]
+    known = {case["method"]: case for case in [*earlier["cases"], *measured]}
+    return {**earlier, "cases": [known[row.name] for row in ROWS if row.name in known]}
 
 
 def say(what: str) -> None:
@@ -79,7 +81,9 @@ def main() -> None:
     device = torch.device(arguments.device)
     cases = [bench(BY_NAME[name], device, arguments.seconds) for name in arguments.methods]
     say("done")
-    results = {"benchmark": "methods", "machine": machine(device), "cases": with_others(cases, arguments.json)}
+    results: dict[str, Any] = {"benchmark": "methods", "machine": machine(device), "cases": cases}
+    if len(cases) < len(ROWS):
+        results = with_others(results, arguments.json)
     print(methods_table(results))
     write(results, arguments.json)
 

@@ -45,6 +45,7 @@ def in_turns(
     seconds: float,
     turn: float = TURN_SECONDS,
     least_rounds: int = LEAST_ROUNDS,
+    pause: float = 0.0,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a call of each contender: median and quartiles over rounds in which all take their turn.
 
@@ -55,6 +56,8 @@ def in_turns(
         seconds: about how long to spend on each.
         turn: how long a turn is, for calls that are shorter.
         least_rounds: how many rounds there are at least.
+        pause: seconds before each turn, where contenders are processes: threads that have done their work (of OpenBLAS,
+            say) go on spinning for a while, on the cores of the next one.
     """
     turns = {name: max(1, round(turn / max(call(1), 1e-7))) for name, call in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
@@ -63,6 +66,7 @@ def in_turns(
     while time.perf_counter() < end or len(next(iter(samples.values()))) < least_rounds:
         shuffled.shuffle(order)
         for name in order:
+            time.sleep(pause)
             samples[name].append(1e3 * contenders[name](turns[name]))
     return {name: _summary(times) for name, times in samples.items()}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from camfast.allocator import HeapRoom
 from camfast.errors import InputError, first_line
 from camfast.export.frames import ExplainedFrames
 from camfast.export.heatmaps import Explained
@@ -73,6 +74,8 @@ class LoadedExplainer:
 
     facts: Facts
     _run: Callable[[Tensor, Tensor | None], Any]
+    _room: HeapRoom | None = field(default_factory=HeapRoom.shared, repr=False)
+    """Kept while there may be passes on the CPU, as an engine does."""
 
     def __call__(self, batch: Tensor, targets: Tensor | None = None) -> Any:
         """Explain a batch.
