@@ -32,8 +32,8 @@ def methods_table(results: dict[str, Any]) -> str:
         f"{machine['device']}, {machine['threads']} threads, {versions}, grad-cam {machine['grad-cam']}, "
         f"torchcam {machine['torchcam']}, captum {machine['captum']}. ResNet-18 at 224 × 224, ViT-B/16 for legrad; the "
         "number is the batch. Medians of runs in which all contenders of a method take turns, each in a process of its "
-        "own: the others' time over camfast's, and by how much memory grows at most in the first call. scorecam, sscam and "
-        'iscam are "inference" by default. One pass of sscam and iscam, two scales of sess, for all.'
+        "own: the others' time over camfast's, and by how much memory grows at most in the first call. scorecam, sscam "
+        'and iscam are "inference" by default. One pass of sscam and iscam, two scales of sess, for all.'
     )
     return "\n".join([*rows, "", caption])
 
