@@ -27,7 +27,7 @@ from compat_tables import compat_table
 from engine_models import SIZE
 from measure import in_turns, machine, write
 
-TURN = 0.3
+TURN, PAUSE = 0.3, 0.2
 
 _begin = time.perf_counter()
 
@@ -49,7 +49,7 @@ def bench(case: Case, device: torch.device, seconds: float) -> dict[str, Any]:
                 fact: {name: each.facts[fact] for name, each in both.items()}
                 for fact in ("peak_bytes", "first_seconds")
             },
-            "milliseconds": in_turns({name: each.seconds for name, each in both.items()}, seconds, TURN),
+            "milliseconds": in_turns({name: each.seconds for name, each in both.items()}, seconds, TURN, pause=PAUSE),
         }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -52,9 +54,26 @@ def turned_as_theirs(maps: Tensor) -> Tensor:
 def _component(channels: Array) -> Array:
     places = channels.transpose()
     places = places - places.mean(axis=0)
-    axis = np.linalg.svd(places, full_matrices=False)[2][0]
-    component: Array = places @ axis
+    with _one_blas_thread():
+        axis = np.linalg.svd(places, full_matrices=False)[2][0]
+        component: Array = places @ axis
     return component
+
+
+def _one_blas_thread() -> AbstractContextManager[Any]:
+    """NumPy's BLAS with one thread for a block: its others would go on spinning while the model runs the next time."""
+    controller = _threadpools()
+    return nullcontext() if controller is None else controller.limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _threadpools() -> Any:
+    """What limits threads, from a package that comes with scikit-learn; None without it."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
 
 
 def get_2d_projection_kernel(activation_batch: Array, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
