@@ -1,4 +1,4 @@
-"""What the command line's options are made of: text to values, for argparse, with errors in words."""
+"""What the command line's options are made of: text to values, with errors in words; options that commands share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+
+from camfast.models import BUILT_IN
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """``--model``: what :func:`camfast.load_model` takes."""
+    group.add_argument(
+        "--model",
+        default=BUILT_IN,
+        help=f"{BUILT_IN}, any torchvision classification model, or timm:NAME (default: {BUILT_IN})",
+    )
+
+
+def add_weights(group: argparse._ArgumentGroup) -> None:
+    """``--weights``: what :func:`camfast.load_model` takes."""
+    group.add_argument(
+        "--weights",
+        default="DEFAULT",
+        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
+    )
 
 
 def path(text: str) -> Path:

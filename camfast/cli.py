@@ -15,7 +15,7 @@ from types import FrameType
 
 from camfast import __version__, cli_bench, cli_export, cli_features, cli_video, demo
 from camfast.allocator import keep_memory
-from camfast.arguments import fraction, path, whole_number
+from camfast.arguments import add_model, add_weights, fraction, path, whole_number
 from camfast.cli_method import make_explainer
 from camfast.colors import check_colormap
 from camfast.environment import report
@@ -25,7 +25,7 @@ from camfast.explainer import Explainer
 from camfast.files import make_folder
 from camfast.layer_table import layer_table
 from camfast.methods import METHODS, get_method
-from camfast.models import BUILT_IN, LoadedModel, load_model
+from camfast.models import LoadedModel, load_model
 from camfast.photos import LAYOUTS, explain_photos, output_names
 from camfast.planner import OPTIMIZE, PRECISIONS
 from camfast.preprocess import FITS
@@ -176,16 +176,8 @@ def _command(commands: argparse._SubParsersAction, name: str, summary: str, exam
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        default=BUILT_IN,
-        help=f"{BUILT_IN}, any torchvision classification model, or timm:NAME (default: {BUILT_IN})",
-    )
-    group.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
-    )
+    add_model(group)
+    add_weights(group)
     group.add_argument(
         "--layer",
         metavar="NAME",

@@ -10,7 +10,7 @@ from typing import Any
 
 from camfast import demo
 from camfast.allocator import keep_memory
-from camfast.arguments import positive_seconds, whole_number
+from camfast.arguments import add_model, add_weights, positive_seconds, whole_number
 from camfast.errors import InputError
 from camfast.exits import FAILURE, SUCCESS, fail
 from camfast.files import check_input
@@ -18,7 +18,7 @@ from camfast.images import read_image
 from camfast.methods import METHODS, get_method
 from camfast.metrics.evaluate import DEFAULT_METRICS, METRICS, check_metrics
 from camfast.metrics.result import Scores
-from camfast.models import BUILT_IN, load_model
+from camfast.models import load_model
 from camfast.planner import OPTIMIZE, PRECISIONS
 from camfast.progress import Progress
 from camfast.trial import Trial, Trials
@@ -64,16 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", metavar="CLASS", help="class index or name (default: the predicted class of each)")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default=BUILT_IN,
-        help=f"{BUILT_IN}, any torchvision classification model, or timm:NAME (default: {BUILT_IN})",
-    )
-    model.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
-    )
+    add_model(model)
+    add_weights(model)
     model.add_argument("--layer", metavar="NAME", action="append", help="target layer; repeat it to average several")
     model.add_argument("--optimize", choices=OPTIMIZE, default=OPTIMIZE[0], help="as camfast image (default: none)")
     model.add_argument("--precision", choices=list(PRECISIONS), help="of the copy that runs (default: the model's own)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from camfast.arguments import fraction, path
+from camfast.arguments import add_weights, fraction, path
 from camfast.errors import OutputError
 from camfast.exits import SUCCESS
 from camfast.export import to_pt2, to_torchscript
@@ -51,11 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", action="store_true", help="take images that are ready for the model, not frames")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
-    )
+    add_weights(model)
     model.add_argument("--layer", metavar="NAME", help="target layer (default: it is found; see camfast layers)")
     model.add_argument("--method", choices=EXPORTABLE, default=EXPORTABLE[0], help="default: gradcam")
     model.add_argument(

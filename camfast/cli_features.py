@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from camfast.arguments import path, whole_number
+from camfast.arguments import add_model, add_weights, path, whole_number
 from camfast.colors import check_colormap
 from camfast.exits import SUCCESS
 from camfast.feature_maps import feature_maps
 from camfast.files import check_input, check_output, make_folder, whole_file
 from camfast.images import read_image
-from camfast.models import BUILT_IN, load_model
+from camfast.models import load_model
 from camfast.plots.layers import NORMALIZE, feature_grid, montage
 from camfast.preprocess import FITS
 from camfast.progress import Progress
@@ -42,16 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"folder for LAYER.png of each layer, and {_MONTAGE} of the first, the middle and the last",
     )
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default=BUILT_IN,
-        help=f"{BUILT_IN}, any torchvision classification model, or timm:NAME (default: {BUILT_IN})",
-    )
-    model.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a local checkpoint, or random",
-    )
+    add_model(model)
+    add_weights(model)
     model.add_argument(
         "--layers",
         metavar="NAME",

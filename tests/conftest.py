@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import settings
 from nets import PooledNet
+from PIL import Image
 from small_video import small_model
 
 import camfast
-from camfast import _registration, demo
+from camfast import _registration, cli, demo
 from camfast.images import read_image
 
 settings.register_profile("camfast", deadline=None, derandomize=True, max_examples=60)
@@ -107,3 +108,25 @@ def explained(monkeypatch):
 
     monkeypatch.setattr(camfast.GradCAM, "explain", count)
     return counts
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    return path

@@ -21,28 +21,6 @@ from camfast.images import read_image
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
-    return path
-
-
-@pytest.fixture
 def clip(tmp_path):
     return write_clip(tmp_path / "clip.mp4", moving_square(10, 48, 64))
 

@@ -8,26 +8,17 @@ import torch
 from PIL import Image
 
 import camfast
-from camfast import cli, cli_bench, metrics
+from camfast import cli_bench, metrics
 from camfast.images import read_image
 from camfast.methods import METHODS
 from camfast.trial import Trials
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, small):
+def run(run, monkeypatch, small):
     """Runs the command on a model that takes no time: exit code, standard output, standard error."""
     monkeypatch.setattr(cli_bench, "load_model", lambda name, weights, device: small)
-
-    def call(*arguments):
-        try:
-            code = cli.main(["bench", "--seconds", "0.01", *map(str, arguments)])
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return lambda *arguments: run("bench", "--seconds", "0.01", *arguments)
 
 
 @pytest.fixture

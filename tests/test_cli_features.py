@@ -5,30 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from camfast import cli, models
+from camfast import models
 from camfast.images import read_image
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
-    return path
 
 
 @pytest.fixture(autouse=True)
