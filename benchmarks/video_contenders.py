@@ -140,6 +140,7 @@ def _encoder(source: Path, output: Path) -> Iterator[tuple[Any, Callable[[Any, a
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = video.time_base
         stream.codec_context.max_b_frames = 0
+        stream.codec_context.thread_type = "AUTO"
 
         def encode(pixels: Any, frame: av.VideoFrame) -> None:
             made = av.VideoFrame.from_ndarray(pixels, format="rgb24")
