@@ -80,6 +80,22 @@ def test_padding():
     )
 
 
+DEPTHWISE_PADDING = [
+    ((0, 1, 0, 1), {}, ["Conv2d"]),  # as TensorFlow pads for a stride of 2
+    ((1, 0, 2, 1), {"stride": 2, "padding": (0, 1)}, ["Conv2d"]),
+    ((0, 0, 1, 0), {"bias": False}, ["Conv2d"]),
+    ((0, 2, 0, 0), {}, ["ZeroPad2d", "Conv2d"]),  # two columns more would cost too much
+    ((0, 1, 0, 1), {"dilation": 2}, ["ZeroPad2d", "Conv2d"]),
+    ((-1, 0, 0, 0), {}, ["ZeroPad2d", "Conv2d"]),
+]
+
+
+@pytest.mark.parametrize(("zeros", "options", "left"), DEPTHWISE_PADDING)
+def test_padding_of_a_depthwise_convolution_becomes_part_of_its_kernel(zeros, options, left):
+    convolution = nn.Conv2d(3, 6, (3, 2), groups=3, **options)
+    assert simplified(lambda m, x: m.c(m.p(x)), c=convolution, p=nn.ZeroPad2d(zeros)) == (0, left)
+
+
 def test_identities():
     function = lambda m, x: F.dropout(m.d(m.i(x)), 0.5, m.training).contiguous().relu()  # noqa: E731
     assert simplified(function, d=nn.Dropout(), i=nn.Identity()) == (0, ["relu"])
