@@ -27,6 +27,23 @@ def test_a_real_video_keeps_its_size_rate_and_length(tmp_path, small):
     assert "250 frames" in str(summary)
 
 
+def test_frames_are_not_cut_into_slices(tmp_path, small):
+    """In frames of one slice each threads do not wait for each other, and nothing is lost at edges between slices."""
+    source = write_clip(tmp_path / "in.mp4", moving_square(6, 144, 176))
+    camfast.annotate_video(source, tmp_path / "out.mp4", small, quiet=True)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert [sum(kind in (1, 5) for kind in kinds_of_units(packet)) for packet in packets] == [1] * 6
+
+
+def kinds_of_units(packet):
+    """The types of the NAL units of an H.264 packet in MP4, each behind its length; 1 and 5 are slices."""
+    while packet:
+        length = int.from_bytes(packet[:4], "big")
+        yield packet[4] & 31
+        packet = packet[4 + length :]
+
+
 def test_the_heat_is_that_of_the_frame_and_lies_on_the_crop(tmp_path, small):
     source = write_clip(tmp_path / "in.mkv", moving_square(5, 60, 100), codec="ffv1", pix_fmt="yuv444p")
     annotate(source, tmp_path / "out.mp4", small, batch_size=2, alpha=1.0, colormap="gray", target=3)

@@ -166,8 +166,8 @@ def fold_padding(part: fx.GraphModule) -> None:
 def _take_over(convolution: nn.Conv2d, left: int, right: int, top: int, bottom: int) -> bool:
     """Whether a convolution can lay zeros around its input itself; then it does.
 
-    It lays as many on either side. Where there is to be one less on one of them, as TensorFlow has it, the kernel gets a
-    row or a column of zeros there: of a depthwise one that costs less than the copy of the map which it saves.
+    It lays as many on either side. Where there is to be one less on one of them, as TensorFlow has it, the kernel gets
+    zeros there: of a depthwise one that costs less than the copy of the map which it saves.
     """
     rows, columns = max(top, bottom), max(left, right)
     missing = (columns - left, columns - right, rows - top, rows - bottom)

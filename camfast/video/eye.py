@@ -10,6 +10,7 @@ from torch import Tensor
 
 from camfast.placement import Region
 from camfast.preprocess import Preprocessing
+from camfast.video.closeup import CloseUp
 from camfast.video.orientation import Orientation
 from camfast.video.planes import resized_rgb
 from camfast.video.surface import AnyPicture
@@ -34,11 +35,15 @@ class Eye:
         self._whole = self._placed.window == (0, 0, *self._upright)
         self._interpolation = _INTERPOLATIONS.get(preprocess.interpolation, Interpolation.BILINEAR)
         self._reformatter = VideoReformatter()
+        self._closeup = self._close_up(picture) if self._whole else None
         self.region = self.stored(preprocess.seen(*self._upright))
         """The part of the stored picture that the model sees."""
 
     def __call__(self, picture: AnyPicture) -> Tensor:
         """What the model sees: uint8 RGB [3, crop, crop]."""
+        if self._closeup is not None and isinstance(picture, av.VideoFrame) and self._closeup.takes(picture):
+            small = self._closeup(picture, self._interpolation, self._reformatter)
+            return self._orientation.upright(small).contiguous()
         if self._whole:
             small = self._rgb(picture, *self._orientation.upright_size(self._placed.height, self._placed.width))
             squares = self._preprocess.cut(self._orientation.upright(small).permute(1, 2, 0)[None], self._placed)
@@ -46,6 +51,15 @@ class Eye:
             pixels = self._rgb(picture, *self._stored)
             squares = self._preprocess.squares(self._orientation.upright(pixels).permute(1, 2, 0)[None])
         return squares[0].permute(2, 0, 1).contiguous()
+
+    def _close_up(self, picture: av.VideoFrame) -> CloseUp | None:
+        """Of the resized picture, the square: with bars around it, there is nothing to be cut off."""
+        placed, side = self._placed, self._preprocess.crop
+        if min(placed.height, placed.width) < side:
+            return None
+        square = Region(placed.top, placed.left, side, side)
+        wanted = self._orientation.stored_region(square, placed.height, placed.width)
+        return CloseUp(picture, *self._orientation.upright_size(placed.height, placed.width), wanted)
 
     def _rgb(self, picture: AnyPicture, height: int, width: int) -> Tensor:
         """The stored picture in another size, uint8 RGB [3, height, width]."""

@@ -122,7 +122,7 @@ class VideoWriter:
                 "use h264 or ffv1"
             )
         stream.time_base = stream.codec_context.time_base = picture.time_base
-        # Frames at once, as FFmpeg's command has it: in slices of one frame, PyAV's choice, threads wait for each other.
+        # Frames at once, as FFmpeg's command has it: in slices of one, PyAV's choice, threads wait for each other.
         stream.codec_context.thread_type = "AUTO"
         # Without B-frames packets are in order of presentation, and MP4 keeps how long each frame is shown.
         stream.codec_context.max_b_frames = 0
