@@ -4,8 +4,10 @@
     python benchmarks/bench_video.py --json benchmarks/results/video-cpu.json
     python benchmarks/bench_video.py --models resnet50 --clips 720p --rounds 1
 
-Every contender makes an H.264 file (x264 veryfast, crf 18) of the same clip, each in a process of its own; they take
-turns. Models and compiled code are ready, and one run is over, before the first that counts. Contenders:
+Every contender makes an H.264 file (x264 veryfast, crf 18, several frames at once) of the same clip, each in a process
+of its own; they take turns of a few seconds. Models and compiled code are ready, and one run is over, before the first
+that counts.
+Contenders:
 
     decode, encode, transcode    the parts around the model; encode: of explained frames
     model exact, model fastest   the model alone, in the modes below, from images in memory, in batches of 8
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import random
 import statistics
 import sys
@@ -54,6 +57,10 @@ CLIPS = ("720p", "1080p")
 GENERATED = {"1080p": (1080, 1920, 96), "small": (270, 480, 24)}
 """Height, width and frames of those that no package ships; the small one is for --quick."""
 LONGER = 10
+TURN = 6.0
+"""Seconds that a turn takes at least, in as many runs as that needs: the short ones alone would say little."""
+REST = 0.3
+"""Seconds before each run, in which threads of the one before (of OpenBLAS, of OpenMP) give up waiting for work."""
 
 _begin = time.perf_counter()
 
@@ -105,7 +112,9 @@ def repeated(source: Path, path: Path, times: int) -> Path:
     return path
 
 
-def bench(model: str, name: str, source: Path, rounds: int, names: list[str], folder: Path) -> dict[str, Any]:
+def bench(
+    model: str, name: str, source: Path, rounds: int, seconds: float, names: list[str], folder: Path
+) -> dict[str, Any]:
     """Every contender on one clip with one model."""
     with contextlib.ExitStack() as stack:
         remotes = {}
@@ -122,7 +131,8 @@ def bench(model: str, name: str, source: Path, rounds: int, names: list[str], fo
             say(f"{model}, {name}: round {number + 1}")
             random.Random(number).shuffle(order)
             for contender in order:
-                runs[contender].append(remotes[contender].ask(source))
+                time.sleep(REST)
+                runs[contender] += turn(remotes[contender], source, seconds)
         case: dict[str, Any] = {
             "model": model,
             "clip": name,
@@ -136,6 +146,26 @@ def bench(model: str, name: str, source: Path, rounds: int, names: list[str], fo
             longer = repeated(source, folder / f"{model}-longer.mp4", LONGER)
             case["longer"] = {"times": LONGER, "peak_bytes": remotes["fastest"].ask(longer)["peak_bytes"]}
     return case
+
+
+def turn(remote: Remote, source: Path, seconds: float) -> list[dict[str, Any]]:
+    """Runs of one contender, one after the other."""
+    runs: list[dict[str, Any]] = []
+    while not runs or sum(run["seconds"] for run in runs) < seconds:
+        runs.append(remote.ask(source))
+    return runs
+
+
+def with_earlier(cases: list[dict[str, Any]], results: dict[str, Any], path: str | None) -> list[dict[str, Any]]:
+    """New cases, and of a file from the same machine those of other models and clips."""
+    if path is None or not Path(path).exists():
+        return cases
+    earlier = json.loads(Path(path).read_text())
+    if earlier["machine"] != results["machine"]:
+        return cases
+    new = {(case["model"], case["clip"]): case for case in cases}
+    kept = {(case["model"], case["clip"]): case for case in earlier["cases"]}
+    return list((kept | new).values())
 
 
 def median(values: Any) -> float:
@@ -162,11 +192,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
     parser.add_argument("--clips", nargs="+", choices=CLIPS, default=list(CLIPS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender that count (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender that count (default 5)")
     parser.add_argument(
         "--quick", action="store_true", help="one model, a small clip, one round, no torch.compile: does it run?"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures there, beside those of other models and clips by this machine"
+    )
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -181,8 +213,9 @@ def main() -> None:
         for model in models:
             for name in clips:
                 source = clip(name, Path(folder))
-                rounds = 1 if arguments.quick else arguments.rounds
-                results["cases"].append(bench(model, name, source, rounds, names, Path(folder)))
+                rounds, seconds = (1, 0.0) if arguments.quick else (arguments.rounds, TURN)
+                results["cases"].append(bench(model, name, source, rounds, seconds, names, Path(folder)))
+    results["cases"] = with_earlier(results["cases"], results, arguments.json)
     say("done")
     print(video_table(results))
     write(results, arguments.json)
