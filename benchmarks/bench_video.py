@@ -6,8 +6,7 @@
 
 Every contender makes an H.264 file (x264 veryfast, crf 18, several frames at once) of the same clip, each in a process
 of its own; they take turns of a few seconds. Models and compiled code are ready, and one run is over, before the first
-that counts.
-Contenders:
+that counts. Contenders:
 
     decode, encode, transcode    the parts around the model; encode: of explained frames
     model exact, model fastest   the model alone, in the modes below, from images in memory, in batches of 8

@@ -1,5 +1,7 @@
 """A part of a picture is resized as in the whole, and nothing is done for what is cut off."""
 
+from types import SimpleNamespace
+
 import av
 import numpy as np
 import pytest
@@ -73,6 +75,19 @@ def test_pictures_that_are_left_to_the_whole_way(name):
     height, width, pixel_format, rows, columns, wanted = NOT_TAKEN[name]
     picture = picture_of(height, width, pixel_format)
     assert not CloseUp(picture, rows, columns, wanted).takes(picture)
+
+
+def test_a_picture_in_the_memory_of_a_device_is_not_taken():
+    """No filter of the host opens for one."""
+    there = SimpleNamespace(
+        format=av.VideoFormat("cuda"),
+        sw_format=av.VideoFormat("nv12"),
+        width=320,
+        height=180,
+        colorspace=1,
+        color_range=1,
+    )
+    assert not CloseUp(there, 90, 160, Region(13, 48, 64, 64)).takes(there)
 
 
 def test_a_picture_of_another_kind_is_not_taken():

@@ -81,9 +81,14 @@ def _kind(picture: av.VideoFrame) -> tuple[str, int, int, int, int]:
 
 
 def _can_be_cut(picture: av.VideoFrame) -> bool:
-    """Whether there is a chroma sample for every other pixel at least, and a sample is a byte or more."""
+    """Whether it lies in the host's memory, a chroma sample for every other pixel at least, and samples are bytes."""
     kind = picture.format
-    return min(kind.chroma_width(4), kind.chroma_height(4)) >= 2 and not kind.is_bit_stream and not kind.has_palette
+    return (
+        picture.sw_format is None
+        and min(kind.chroma_width(4), kind.chroma_height(4)) >= 2
+        and not kind.is_bit_stream
+        and not kind.has_palette
+    )
 
 
 def _span(length: int, resized: int, first: int, count: int) -> _Span:
