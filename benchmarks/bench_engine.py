@@ -16,14 +16,15 @@ timed, in turn. Contenders:
     compile          ... with optimize="compile"
     inference bf16,
     compile bf16     ... with precision="bf16"
+    int8             ... with precision="int8", on the CPU only
     graphs,
     graphs bf16      on CUDA only: "inference" with graphs=True
     grad-cam         pytorch-grad-cam's GradCAM; one engine for all calls
     torchcam         torchcam's GradCAM, and torch's interpolation, as it leaves maps at the layer's size
     captum           captum's LayerGradCam, and LayerAttribution.interpolate; a forward pass before it finds the classes
 
-Weights are random where no package ships them, and such that bfloat16 suffices, as it does for trained ones: the time
-does not depend on them otherwise. Memory is what the system's allocator gives, as to any user: glibc's hands large
+Images are photos. Weights are random where no package ships them, and such that less than float32 suffices, as it does
+for trained ones: the time does not depend on them otherwise. Memory is what the system's allocator gives, as to any user: glibc's hands large
 blocks back and asks for fresh pages in every pass. --keep-memory makes it keep them, for all contenders. Beside the
 times:
 
@@ -46,8 +47,8 @@ from typing import Any
 
 import torch
 from engine_contenders import DEFAULT, PEERS, PLAIN, make, modes, why_not
-from engine_fidelity import PHOTOS, fidelity
-from engine_models import LAYERS, SIZE, Subject, build, images
+from engine_fidelity import fidelity
+from engine_models import LAYERS, PHOTOS, SIZE, Subject, build, images
 from engine_process import Contender, save
 from engine_tables import engine_table
 from measure import in_turns, interleaved, machine, write

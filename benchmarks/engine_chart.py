@@ -16,6 +16,7 @@ COLORS = {
     "default": "#0072B2",
     "inference": "#56B4E9",
     "compile": "#009E73",
+    "int8": "#999999",
     "graphs": "#F0E442",
     "grad-cam": "#E69F00",
     "torchcam": "#D55E00",

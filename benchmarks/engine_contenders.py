@@ -25,6 +25,9 @@ MODES: dict[str, dict[str, Any]] = {
     "inference bf16": {"optimize": "inference", "precision": "bf16"},
     "compile bf16": {"optimize": "compile", "precision": "bf16"},
 }
+CPU_MODES: dict[str, dict[str, Any]] = {
+    "int8": {"optimize": "inference", "precision": "int8"},
+}
 CUDA_MODES: dict[str, dict[str, Any]] = {
     "graphs": {"optimize": "inference", "graphs": True},
     "graphs bf16": {"optimize": "inference", "precision": "bf16", "graphs": True},
@@ -34,7 +37,7 @@ PEERS = ("grad-cam", "torchcam", "captum")
 
 def modes(device: torch.device, with_compile: bool) -> list[str]:
     """The modes of camfast that can be had."""
-    names = [*MODES, *(CUDA_MODES if device.type == "cuda" else ())]
+    names = [*MODES, *(CUDA_MODES if device.type == "cuda" else CPU_MODES)]
     return [name for name in names if with_compile or "compile" not in name]
 
 
@@ -65,7 +68,7 @@ def make(name: str, subject: Subject) -> Explain:
 
 def make_camfast(name: str, module: nn.Module, layer: str | None, reshape: Any = None) -> camfast.GradCAM:
     """camfast in one of its modes."""
-    return camfast.GradCAM(module, layer, reshape, **{**MODES, **CUDA_MODES}[name])
+    return camfast.GradCAM(module, layer, reshape, **{**MODES, **CPU_MODES, **CUDA_MODES}[name])
 
 
 def _plain(subject: Subject) -> Explain:

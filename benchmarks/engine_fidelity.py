@@ -7,27 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from engine_contenders import DEFAULT, make_camfast
+from engine_models import PHOTOS
 from scipy.stats import spearmanr
 
 import camfast
 from camfast.demo import packaged
 from camfast.images import read_image
-
-# Those that scikit-image ships inside its wheel.
-PHOTOS = (
-    "chelsea.png",
-    "astronaut.png",
-    "coffee.png",
-    "rocket.jpg",
-    "motorcycle_left.png",
-    "camera.png",
-    "coins.png",
-    "moon.png",
-    "hubble_deep_field.jpg",
-    "brick.png",
-    "grass.png",
-    "gravel.png",
-)
 
 
 def fidelity(names: list[str], device: torch.device, photos: tuple[str, ...] = PHOTOS) -> dict[str, Any]:

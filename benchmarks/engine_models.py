@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,8 +12,27 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import camfast
+from camfast.demo import packaged
+from camfast.images import read_image
+from camfast.preprocess import Preprocessing
 
 SIZE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Those that scikit-image ships inside its wheel, the ones in color first.
+PHOTOS = (
+    "chelsea.png",
+    "astronaut.png",
+    "coffee.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "hubble_deep_field.jpg",
+    "camera.png",
+    "coins.png",
+    "moon.png",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+)
 BRANCH_SCALE = 0.2
 # Every contender gets the same layer. lite0's last activation runs after every block, which not every peer can tell
 # apart, so its layer is the last convolution.
@@ -54,8 +74,11 @@ def build(name: str, device: torch.device) -> Subject:
 
 
 def images(count: int, device: torch.device) -> Tensor:
-    """Noise of the size of a photo, the same every time."""
-    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(count)).to(device)
+    """Photos as models take them, the same every time; again and again where there are too few."""
+    prepare = Preprocessing(SIZE, SIZE, MEAN, STD)
+    chosen = itertools.islice(itertools.cycle(PHOTOS), count)
+    read = (torch.from_numpy(read_image(packaged("skimage", "data", name)))[None] for name in chosen)
+    return torch.cat([prepare(photo) for photo in read]).to(device)
 
 
 def tokens_as_map(tokens: Tensor) -> Tensor:

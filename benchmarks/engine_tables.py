@@ -14,6 +14,7 @@ NAMES = {
     "compile": "compile",
     "inference bf16": "inference, bf16",
     "compile bf16": "compile, bf16",
+    "int8": "int8",
     "graphs": "graphs",
     "graphs bf16": "graphs, bf16",
     "grad-cam": "grad-cam",

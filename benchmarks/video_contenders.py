@@ -31,10 +31,11 @@ STRIDE = 4
 MODES: dict[str, dict[str, Any]] = {
     "default": {},
     "exact": {"optimize": "inference"},
-    "fastest": {"optimize": "compile", "precision": "bf16"},
+    "bf16": {"optimize": "compile", "precision": "bf16"},
+    "int8": {"optimize": "inference", "precision": "int8"},
 }
-STRIDED = f"fastest, stride {STRIDE}"
-PARTS = ("decode", "encode", "transcode", "model exact", "model fastest")
+STRIDED = f"bf16, stride {STRIDE}"
+PARTS = ("decode", "encode", "transcode", "model exact", "model bf16", "model int8")
 PEERS = ("grad-cam", "torchcam")
 ALL = (*PARTS, *MODES, STRIDED, *PEERS)
 
@@ -74,19 +75,26 @@ def _camfast(model: LoadedModel, cam: camfast.GradCAM, stride: int) -> Job:
 
 
 def _model_alone(model: LoadedModel, cam: camfast.GradCAM) -> Job:
-    """Batches of the same images, as many as the video has frames."""
-    x = torch.randn(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    counts: dict[Path, int] = {}
+    """Batches of the same images, from the video, as many as it has frames."""
+    batches: dict[Path, tuple[int, torch.Tensor]] = {}
 
     def run(source: Path, output: Path) -> int:
-        if source not in counts:
-            counts[source] = _decode(source, output)
-        batches = -(-counts[source] // BATCH)
-        for _ in range(batches):
+        if source not in batches:
+            batches[source] = _decode(source, output), _first_images(model, source)
+        frames, x = batches[source]
+        count = -(-frames // BATCH)
+        for _ in range(count):
             cam.explain(x, size="layer")
-        return batches * BATCH
+        return count * BATCH
 
     return run
+
+
+def _first_images(model: LoadedModel, source: Path) -> torch.Tensor:
+    with av.open(str(source)) as container:
+        frames = itertools.islice(container.decode(video=0), BATCH)
+        pixels = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in frames]
+    return model.preprocess(torch.stack(pixels))
 
 
 def _decode(source: Path, output: Path) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-OWN = ("default", "exact", "fastest", "fastest, stride 4")
-PARTS = ("decode", "model exact", "model fastest", "encode", "transcode")
+OWN = ("default", "exact", "bf16", "int8", "bf16, stride 4")
+PARTS = ("decode", "model exact", "model bf16", "model int8", "encode", "transcode")
 PEERS = ("grad-cam", "torchcam")
 
 
@@ -60,7 +60,7 @@ def _over_parts(cpu: dict[str, float], name: str) -> str:
 
 
 def _longer(case: dict[str, Any], name: str) -> str:
-    if name != "fastest" or "longer" not in case:
+    if "longer" not in case or name != case["longer"]["contender"]:
         return ""
     grown = case["longer"]["peak_bytes"] / case["peak_bytes"][name] - 1
     return f" ({grown:+.0%} for {case['longer']['times']} times the clip)"

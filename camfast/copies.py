@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from camfast import passes
 from camfast.errors import first_line, is_out_of_memory
 from camfast.inputs import Batch, normal_tensors
-from camfast.optimize import onednn
+from camfast.optimize import int8, integers, onednn
 from camfast.optimize.attention import spell_out_attention
 from camfast.optimize.compiled import Compiled
+from camfast.optimize.leaves import leaves_like, not_flat
 from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, copied, split
 from camfast.passes import ForwardPass
@@ -28,7 +29,7 @@ from camfast.proof import (
     random_score,
     samples_are_independent,
 )
-from camfast.runners import Converting, Guarded, ModelRunner, Runner, Split
+from camfast.runners import Converting, Guarded, ModelRunner, OfFinite, Runner, Split
 from camfast.tail import Tail
 from camfast.targets import Scores
 from camfast.trace import Trace
@@ -36,6 +37,8 @@ from camfast.trace import Trace
 LEVELS: dict[str, tuple[str, ...]] = {"none": (), "inference": ("inference",), "compile": ("compile", "inference")}
 """What is tried for each value of ``optimize``."""
 
+HALF_PRECISION, INT8 = 0.2, 0.3
+"""How far a copy may be from the model, as a whole."""
 
 PlanAsItIs = Callable[[Subject, Batch], tuple[ModelRunner, Plan]]
 
@@ -56,8 +59,9 @@ class Copies:
         self._traced = traced
         self._tail = tail
         tensors = (*subject.model.parameters(), *subject.model.buffers())
-        has_it = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} <= {precision}
-        self._dtype = None if has_it else precision
+        self._has = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+        self._in_integers = precision == torch.int8
+        self._dtype = None if self._in_integers or self._has <= {precision} else precision
         """None for the precision that the model has."""
         self._notes: list[str] = []
 
@@ -69,19 +73,17 @@ class Copies:
         Args:
             plan_as_it_is: makes a plan of a copy of the whole model.
         """
-        subject = self._subject
-        wanted = passes.forward(subject.model, subject.layers, self._fresh_batch, subject.select)
+        wanted = self._wanted(self._given)
+        if self._in_integers:
+            try:
+                return self._in_int8(optimize == "compile", wanted, otherwise, plan)
+            except Unusable as reason:
+                self._notes.append(f'precision="int8": {reason}')
         for level in LEVELS[optimize]:
             try:
-                runner, forward, memory = self._split(level, wanted.output.dtype)
-                difference = self._checked(runner, wanted)
-                if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
-                    raise Unusable(runner.before.trouble)
+                return self._split(level, wanted, otherwise, plan)
             except Unusable as reason:
                 self._notes.append(f'optimize="{level}": {reason}')
-                continue
-            made = Plan(f"{forward}; {difference}", plan.gradient, memory, tuple(self._notes))
-            return Guarded(runner, otherwise), made
         if self._dtype is not None:
             try:
                 return self._copied(self._dtype, wanted, otherwise, plan_as_it_is)
@@ -89,12 +91,17 @@ class Copies:
                 self._notes.append(f"precision {_short(self._dtype)}: {reason}")
         return otherwise, dataclasses.replace(plan, notes=tuple(self._notes))
 
+    def _wanted(self, batch: Batch) -> ForwardPass:
+        """What the model makes of a batch."""
+        fresh = normal_tensors(batch).map(torch.clone)
+        return passes.forward(self._subject.model, self._subject.layers, fresh, self._subject.select)
+
     @property
     def _fresh_batch(self) -> Batch:
         """The batch at hand, to be changed in place by whoever does that."""
         return normal_tensors(self._given).map(torch.clone)
 
-    def _split(self, level: str, output_type: torch.dtype) -> tuple[Split, str, int]:
+    def _split(self, level: str, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
         compiled = level == "compile"
         parts, steps = self.parts(packed=not compiled)
@@ -102,10 +109,70 @@ class Copies:
         if compiled:  # which packs the weights of the first part for itself
             steps.append("torch.compile")
             memory += sum(tensor.nbytes for tensor in parts.before.parameters())
-        pad = compiled and samples_are_independent(self._subject, self._fresh_batch)
-        names, becomes = list(self._subject.layers), None if self._dtype is None else output_type
-        runner = Split(parts, names, self._tail, self._convert, becomes, compiled, pad)
-        return runner, f"a copy of the graph: {', '.join(steps)}", memory
+        runner = self._runner(parts, wanted, before_is_compiled=compiled, after_is_compiled=compiled)
+        difference = self._checked(runner, self._fresh_batch, wanted, self._allowed())
+        if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
+            raise Unusable(runner.before.trouble)
+        return Guarded(runner, otherwise), self._plan(steps, difference, plan, memory)
+
+    def _in_int8(
+        self, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
+    ) -> tuple[ModelRunner, Plan]:
+        """The model's graph in parts, the first of them in integers, the second in float32, and perhaps compiled."""
+        self._check_int8()
+        parts, folded = self._simplified_parts()
+        _lay_channels_last(parts.before)
+        shown = self._shown()
+        with or_unusable():
+            inputs = self._converted(self._fresh_batch.tensors)
+            count = int8.quantize(parts.before, inputs, [self._converted(batch.tensors) for batch in shown])
+        if count == 0:
+            raise Unusable("there are no convolutions up to the layer")
+        steps = [f"{folded} BatchNorms folded", "channels-last", f"{count} convolutions in 8-bit integers by oneDNN"]
+        steps.append(self._packed(parts))
+        runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
+        difference = self._checked(runner, shown[0], self._wanted(shown[0]), INT8)
+        memory = _bytes(parts, self._subject.model)
+        return Guarded(OfFinite(runner, otherwise), otherwise), self._plan(steps, difference, plan, memory)
+
+    def _check_int8(self) -> None:
+        images = self._given.images
+        if images.device.type != "cpu":
+            raise Unusable(f"it is for the CPU; x is on {images.device}")
+        if images.dim() != 4:
+            raise Unusable("it is for images, not for volumes")
+        if not self._has <= {torch.float32}:
+            other = next(iter(self._has - {torch.float32}))
+            raise Unusable(f"it takes the place of float32; the model is in {_short(other)}")
+        if not integers.available():
+            raise Unusable("this processor, or this PyTorch, does not multiply 8-bit integers (AVX-512 VNNI)")
+
+    def _shown(self) -> list[Batch]:
+        """What shows how large values become: the batch at hand, where it does, and images that are always the same."""
+        batch = self._fresh_batch
+        if not batch.alone:
+            return [batch]
+        telling = batch.taken(not_flat(batch.images))
+        leaves = [batch.filled((images,)) for images in leaves_like(batch.images)]
+        return [telling, *leaves] if len(telling) else leaves
+
+    def _runner(self, parts: Parts, wanted: ForwardPass, *, before_is_compiled: bool, after_is_compiled: bool) -> Split:
+        names, becomes = list(self._subject.layers), None if self._dtype is None else wanted.output.dtype
+        compiled = before_is_compiled or (after_is_compiled and parts.after is not None)
+        return Split(
+            parts,
+            names,
+            self._tail,
+            self._convert,
+            becomes,
+            before_is_compiled=before_is_compiled,
+            after_is_compiled=after_is_compiled,
+            pad=compiled and samples_are_independent(self._subject, self._fresh_batch),
+        )
+
+    def _plan(self, steps: list[str], difference: str, plan: Plan, memory: int) -> Plan:
+        forward = f"a copy of the graph: {', '.join(filter(None, steps))}; {difference}"
+        return Plan(forward, plan.gradient, memory, tuple(self._notes))
 
     def parts(self, packed: bool) -> tuple[Parts, list[str]]:
         """The model's graph in parts, the first of them simplified and, on the CPU, ``packed``; what was done to it.
@@ -144,8 +211,7 @@ class Copies:
     def _packed(self, parts: Parts) -> str:
         """Packs the first part's layers for oneDNN, and says what it packed."""
         with or_unusable():
-            tensors = tuple(self._convert(tensor) for tensor in self._fresh_batch.tensors)
-            convolutions, linears = onednn.pack(parts.before, (tensors,))
+            convolutions, linears = onednn.pack(parts.before, self._converted(self._fresh_batch.tensors))
         packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
         return f"{' and '.join(packed)} packed by oneDNN" if packed else ""
 
@@ -163,7 +229,7 @@ class Copies:
         with or_unusable():
             inner, plan = plan_as_it_is(other, self._fresh_batch.map(self._cast))
         runner = Converting(inner, self._cast, wanted.output.dtype)
-        difference = self._checked(runner, wanted)
+        difference = self._checked(runner, self._fresh_batch, wanted, self._allowed())
         memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         forward = f"a copy of the model in {_short(dtype)}; {difference}"
         return Guarded(runner, otherwise), Plan(forward, plan.gradient, memory, tuple(self._notes))
@@ -171,31 +237,34 @@ class Copies:
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor if self._dtype is None or not tensor.is_floating_point() else tensor.to(self._dtype)
 
+    def _converted(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...]]:
+        """As the first part takes them."""
+        return (tuple(map(self._convert, tensors)),)
+
     def _convert(self, tensor: Tensor) -> Tensor:
         tensor = self._cast(tensor)
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
-    def _checked(self, runner: Runner, wanted: ForwardPass) -> str:
-        """How far a runner is from the model, on the batch at hand; one that is too far is not usable."""
+    def _checked(self, runner: Runner, batch: Batch, wanted: ForwardPass, allowed: float) -> str:
+        """How far a runner is from the model on a batch; one that is too far is not usable."""
         with or_unusable():
-            got = runner.forward(self._fresh_batch)
+            got = runner.forward(batch.map(torch.clone))
         for name, expected in (("", wanted.output), *wanted.activations.items()):
             found = got.activations[name] if name else got.output
             if found.shape != expected.shape:
                 raise Unusable(f"it gives {list(found.shape)} where the model gives {list(expected.shape)}")
-        # Half precision moves single values far where a photo is flat, and the map as a whole little.
-        exact = self._allowed() < 0.1
-        worst = apart(wanted, got) if exact else apart_as_a_whole(wanted, got)
-        if not worst <= self._allowed():
+        # Rounding moves single values far where a photo is flat, and the map as a whole little.
+        worst = apart(wanted, got) if allowed < HALF_PRECISION else apart_as_a_whole(wanted, got)
+        if not worst <= allowed:
             raise Unusable(f"its activations are {worst:.1e} away from the model's")
         if self._tail is None:
-            self._check_gradient(runner)
+            self._check_gradient(runner, batch, allowed)
         return f"{worst:.1e} away from the model's activations"
 
-    def _check_gradient(self, runner: Runner) -> None:
+    def _check_gradient(self, runner: Runner, batch: Batch, allowed: float) -> None:
         """A graph does not show where a model switches grad mode off, nor gradients of the user's own."""
         subject = self._subject
-        sample = self._fresh_batch.part(0, PROVED_SAMPLES)
+        sample = batch.part(0, PROVED_SAMPLES)
         with or_unusable():
             scores = Scores([random_score] * len(sample))
             expected, _ = passes.forward_and_gradient(
@@ -203,12 +272,12 @@ class Copies:
             )
             found = runner.gradient(sample, scores)
             worst = max(gradients_apart(expected.gradients[name], found.gradients[name]) for name in subject.layers)
-        if not worst <= (1e-2 if self._allowed() < 0.1 else 0.5):
+        if not worst <= (1e-2 if allowed < HALF_PRECISION else 0.5):
             raise Unusable(f"its gradient is {worst:.1e} away from autograd's")
 
     def _allowed(self) -> float:
         dtype = self._dtype or self._given.images.dtype
-        return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 0.2)
+        return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, HALF_PRECISION)
 
 
 class Unusable(Exception):
@@ -236,8 +305,8 @@ def _bytes(parts: Parts, model: nn.Module) -> int:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 total += storage.nbytes()
-    packed = (module for module in parts.before.modules() if isinstance(module, (onednn.Packed, onednn.PackedLinear)))
-    return total + sum(module.bytes for module in packed)
+    kinds = (onednn.Packed, onednn.PackedLinear, integers.IntegerConvolution)
+    return total + sum(module.bytes for module in parts.before.modules() if isinstance(module, kinds))
 
 
 def _lay_channels_last(part: nn.Module) -> None:

@@ -16,7 +16,12 @@ from camfast.tail import NoTail, Tail
 from camfast.trace import NotTraceable, Trace, trace
 
 OPTIMIZE = tuple(LEVELS)
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 
 
 @dataclass(frozen=True)

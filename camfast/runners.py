@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -138,7 +139,9 @@ class Split:
         tail: Tail | None,
         convert: Callable[[Tensor], Tensor],
         output_type: torch.dtype | None,
-        compiled: bool,
+        *,
+        before_is_compiled: bool,
+        after_is_compiled: bool,
         pad: bool,
     ) -> None:
         self._parts = parts
@@ -147,8 +150,9 @@ class Split:
         self._convert = convert
         self._output_type = output_type
         self._sizes = _Sizes() if pad else None
-        self.before: Any = Compiled(parts.before, frozen=True) if compiled else parts.before
-        self.after: Any = Compiled(parts.after, frozen=False) if compiled and parts.after is not None else parts.after
+        before, after = parts.before, parts.after
+        self.before: Any = Compiled(before, frozen=True) if before_is_compiled else before
+        self.after: Any = Compiled(after, frozen=False) if after_is_compiled and after is not None else after
 
     def forward(self, batch: Batch) -> ForwardPass:
         samples, batch = len(batch), self._sized(batch)
@@ -218,6 +222,31 @@ class Split:
         device = batch.images.device.type
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
             yield tuple(self._convert(tensor) for tensor in normal_tensors(batch).tensors)
+
+
+class OfFinite:
+    """A runner for inputs that are finite, and another for all others, which integers do not tell from them."""
+
+    def __init__(self, inner: Runner, otherwise: Runner) -> None:
+        self._inner = inner
+        self._otherwise = otherwise
+
+    def forward(self, batch: Batch) -> ForwardPass:
+        return self._for(batch).forward(batch)
+
+    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
+        return self._for(batch).gradient(batch, targets)
+
+    def output(self, batch: Batch) -> Tensor:
+        return self._for(batch).output(batch)
+
+    def troubles(self) -> list[str | None]:
+        return self._inner.troubles()
+
+    def _for(self, batch: Batch) -> Runner:
+        # A sum is not finite where a value is not, and takes a fraction of the time of looking at each.
+        sums = (float(tensor.sum()) for tensor in batch.tensors if tensor.is_floating_point())
+        return self._inner if all(map(math.isfinite, sums)) else self._otherwise
 
 
 class Guarded:

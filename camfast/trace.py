@@ -78,7 +78,7 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, selec
 
 def drop_unused(graph: fx.Graph, root: nn.Module) -> None:
     """Removes what nobody uses and what changes nothing in place."""
-    graph.eliminate_dead_code(lambda node: not _is_pure(node, called_module(root, node)))
+    graph.eliminate_dead_code(lambda node: not is_pure(node, called_module(root, node)))
 
 
 def called_module(root: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -86,7 +86,7 @@ def called_module(root: nn.Module, node: fx.Node) -> nn.Module | None:
     return root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _is_pure(node: fx.Node, module: nn.Module | None) -> bool:
+def is_pure(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether nothing is lost with a node that nobody uses; in-place operations end in an underscore."""
     if node.op in ("placeholder", "output"):
         return False

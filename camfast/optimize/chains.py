@@ -1,0 +1,170 @@
+"""What follows a convolution or a linear layer, as far as one operation of oneDNN does both."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from camfast.trace import called_module
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """As oneDNN calls it."""
+
+    name: str = "none"
+    scalars: tuple[float, ...] = ()
+    algorithm: str | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A convolution, then perhaps the sum with another map, then perhaps an activation."""
+
+    nodes: tuple[fx.Node, ...]
+    activation: Activation = Activation()
+    other: fx.Node | None = None
+    """What is added."""
+
+    @property
+    def last(self) -> fx.Node:
+        return self.nodes[-1]
+
+
+def calls_of(kind: type[Module], part: fx.GraphModule) -> list[tuple[fx.Node, Module]]:
+    """All calls of modules of a kind, with nothing but an input."""
+    calls = ((node, called_module(part, node)) for node in part.graph.nodes if len(node.args) == 1 and not node.kwargs)
+    return [(node, module) for node, module in calls if type(module) is kind]
+
+
+class Chains:
+    """The convolutions of a graph that can be replaced, each with what can be done in the same operation.
+
+    Of two convolutions that are added, the first one takes the sum. Whatever replaces a chain stands where its last
+    node was.
+    """
+
+    def __init__(
+        self,
+        part: fx.GraphModule,
+        shapes: dict[Any, torch.Size | None],
+        suited: Callable[[nn.Conv2d], bool],
+        activations: Container[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            suited: which convolutions there are.
+            activations: names of those that there are; None for all.
+        """
+        self._part = part
+        self._position = {node: index for index, node in enumerate(part.graph.nodes)}
+        self.by_last: dict[fx.Node, Chain] = {}
+        taken: set[fx.Node] = set()
+        for node, convolution in calls_of(nn.Conv2d, part):
+            if not suited(convolution):
+                continue
+            chain = _chain_from(part, node, shapes)
+            known = activations is None or chain.activation.name in activations
+            if not known or not taken.isdisjoint(chain.nodes):
+                chain = Chain((node,))
+            taken.update(chain.nodes)
+            self.by_last[chain.last] = chain
+        for last, chain in self.by_last.items():
+            self._position.update(dict.fromkeys(chain.nodes, self._position[last]))
+
+    def in_order(self) -> list[Chain]:
+        """As they run."""
+        return sorted(self.by_last.values(), key=lambda chain: self._position[chain.last])
+
+    def stands_for(self, made: fx.Node, last: fx.Node) -> None:
+        """Tells of a call that does what a chain did."""
+        self._position[made] = self._position[last]
+
+    def may_overwrite(self, chain: Chain, other: fx.Node, made: Container[fx.Node]) -> bool:
+        """Whether a chain may write the memory of the map that it adds: that is new memory, and nobody needs it later.
+
+        Args:
+            other: what gives that map.
+            made: calls that have taken the place of others, and read and write no memory but their own.
+        """
+        if other is chain.nodes[0].args[0]:
+            return False
+        if other not in made and type(called_module(self._part, other)) not in (nn.Conv2d, nn.MaxPool2d):
+            return False
+        return all(
+            user in chain.nodes
+            or (
+                self._position[user] < self._position[chain.last]
+                and (user in made or type(called_module(self._part, user)) is nn.Conv2d)
+            )
+            for user in other.users
+        )
+
+
+def _chain_from(part: fx.GraphModule, node: fx.Node, shapes: dict[Any, torch.Size | None]) -> Chain:
+    """A convolution with what can be done in the same operation."""
+    alone = Chain((node,))
+    if len(node.users) != 1:
+        return alone
+    (user,) = node.users
+    activation = activation_of(user, called_module(part, user))
+    if activation is not None:
+        return Chain((node, user), activation)
+    if user.op != "call_function" or user.target not in (operator.add, operator.iadd, torch.add) or user.kwargs:
+        return alone
+    others = [source for source in user.args if source is not node]
+    if len(others) != 1 or not isinstance(others[0], fx.Node) or shapes[others[0]] != shapes[node]:
+        return alone
+    if len(user.users) == 1:
+        (next_user,) = user.users
+        if activation_of(next_user, called_module(part, next_user)) == Activation("relu"):
+            return Chain((node, user, next_user), Activation("relu"), others[0])
+    return Chain((node, user), other=others[0])
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Hardswish: "hardswish",
+    nn.SiLU: "swish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.hardswish: "hardswish",
+    F.silu: "swish",
+    F.hardsigmoid: "hardsigmoid",
+    torch.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+}
+_METHODS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
+
+
+def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
+    """The activation that a call is, if it is one."""
+    if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
+        return Activation("hardtanh", (float(module.min_val), float(module.max_val)))
+    if type(module) is nn.LeakyReLU:
+        return Activation("leaky_relu", (float(module.negative_slope),))
+    if type(module) is nn.GELU:
+        return Activation("gelu", (), module.approximate)
+    name = None
+    if module is not None:
+        name = _MODULES.get(type(module))
+    elif node.op == "call_function":
+        if node.target is F.relu6:
+            return Activation("hardtanh", (0.0, 6.0))
+        name = _FUNCTIONS.get(node.target)
+    elif node.op == "call_method":
+        name = _METHODS.get(str(node.target))
+    return None if name is None else Activation(name)

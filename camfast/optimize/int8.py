@@ -1,0 +1,140 @@
+"""Convolutions in 8-bit integers.
+
+A weight is an integer of -127 to 127 times the step of its output channel; a value of a map is an integer of 0 to 255,
+less that of zero, times the step of the map. Steps come from the ranges that maps have for some inputs; what lies
+outside is cut off. Sums are exact. Biases are float32, as is all but convolutions, max pooling, and what oneDNN does
+beside them. (Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference, CVPR 2018.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import fx, nn
+
+from camfast.optimize.chains import Chain, Chains
+from camfast.optimize.integers import ACTIVATIONS, Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
+from camfast.optimize.ranges import watch
+from camfast.optimize.shapes import shapes_of
+from camfast.trace import called_module, is_pure
+
+
+def quantize(part: fx.GraphModule, inputs: tuple[Any, ...], shown: Iterable[tuple[Any, ...]]) -> int:
+    """Replaces convolutions, and what can be done beside them, by ones of integers; how many.
+
+    Args:
+        part: in float32.
+        inputs: such as it will meet; weights are packed for the shapes that they make, and serve others too.
+        shown: batches of inputs that show how large values become, and what they are on average.
+    """
+    return _Quantization(part, inputs, shown).run()
+
+
+class _Quantization:
+    def __init__(self, part: fx.GraphModule, inputs: tuple[Any, ...], shown: Iterable[tuple[Any, ...]]) -> None:
+        self._part = part
+        self._graph = part.graph
+        self._shapes = shapes_of(part, inputs)
+        self._seen = watch(part, shown)
+        self._scales = {node: Scale.reaching(seen.low, seen.high) for node, seen in self._seen.items()}
+        self._chains = Chains(part, self._shapes, _is_suited, ACTIVATIONS)
+        self._inside = {node for chain in self._chains.by_last.values() for node in chain.nodes}
+        self._all_integers = self._where_integers_do()
+        self._integers: dict[fx.Node, fx.Node] = {}
+        """What gives the integers of a node that is in floating point before."""
+        self._values: dict[fx.Node, fx.Node] = {}
+        """What takes the place of a node, and gives values."""
+        self._count = 0
+
+    def run(self) -> int:
+        for node in list(self._graph.nodes):
+            if node in self._chains.by_last:
+                self._replace(self._chains.by_last[node])
+            elif node in self._all_integers:
+                self._pool_integers(node)
+        for node, made in self._values.items():
+            node.replace_all_uses_with(made)
+        for node in reversed(self._graph.nodes):
+            if not node.users and (node in self._inside or node in self._integers):
+                self._graph.erase_node(node)
+        self._part.delete_all_unused_submodules()
+        self._part.recompile()
+        return len(self._chains.by_last)
+
+    def _where_integers_do(self) -> set[fx.Node]:
+        """Nodes of which nobody asks for more than integers."""
+        chains = self._chains.by_last.values()
+        begin, added = {chain.nodes[0] for chain in chains}, {chain.other for chain in chains}
+        found: set[fx.Node] = set()
+        for node in reversed(self._graph.nodes):
+            if node.users and all(
+                user in begin or (user in self._inside and node in added) or (self._is_pool(user) and user in found)
+                for user in node.users
+            ):
+                found.add(node)
+        return found
+
+    def _is_pool(self, node: fx.Node) -> bool:
+        pool = called_module(self._part, node)
+        return type(pool) is nn.MaxPool2d and not pool.return_indices and len(node.args) == 1
+
+    def _pool_integers(self, node: fx.Node) -> None:
+        """Replaces max pooling of integers, if a node is that."""
+        pool = called_module(self._part, node)
+        if not isinstance(pool, nn.MaxPool2d) or not self._is_pool(node):
+            return
+        source = node.args[0]
+        if isinstance(source, fx.Node) and source in self._integers:
+            self._scales[node] = self._scales[source]
+            self._integers[node] = self._call(IntegerMaxPool(pool), node, self._integers[source])
+
+    def _replace(self, chain: Chain) -> None:
+        first, last = chain.nodes[0], chain.last
+        source, convolution = first.args[0], called_module(self._part, first)
+        assert isinstance(source, fx.Node)
+        assert isinstance(convolution, nn.Conv2d)
+        shape = self._shapes[source]
+        assert shape is not None  # of a convolution's input
+        result = self._scales[last] if last in self._all_integers else None
+        inputs, added = [self._as_integers(source, last)], None
+        if chain.other is not None:
+            added = None if result is None else self._scales[chain.other]
+            inputs.append(self._to_be_written(chain, chain.other, added))
+        mean = self._seen[source].mean
+        module = IntegerConvolution(convolution, shape, mean, self._scales[source], result, chain.activation, added)
+        (self._values if result is None else self._integers)[last] = self._call(module, last, *inputs)
+
+    def _as_integers(self, node: fx.Node, before: fx.Node) -> fx.Node:
+        found = self._integers.get(node)
+        if found is None:
+            found = self._call(Quantize(self._scales[node]), before, self._values.get(node, node))
+            if all(user in self._inside or is_pure(user, called_module(self._part, user)) for user in node.users):
+                self._integers[node] = found  # as nobody changes the values in place
+        return found
+
+    def _to_be_written(self, chain: Chain, other: fx.Node, scale: Scale | None) -> fx.Node:
+        """What is added, as integers where there is a scale, in memory of its own."""
+        integers, values = self._integers.get(other), self._values.get(other, other)
+        if scale is None and integers is not None and other in self._all_integers:
+            return self._call(Dequantize(self._scales[other]), chain.last, integers)
+        if scale is not None and integers is None:
+            return self._call(Quantize(scale), chain.last, values)
+        if scale is not None and integers is not None:
+            if self._chains.may_overwrite(chain, other, self._integers):
+                return integers
+            values = integers
+        with self._graph.inserting_before(chain.last):
+            return self._graph.call_method("clone", (values,))
+
+    def _call(self, module: nn.Module, before: fx.Node, *inputs: fx.Node) -> fx.Node:
+        name = f"integer_{self._count}"
+        self._count += 1
+        self._part.add_submodule(name, module)
+        with self._graph.inserting_before(before):
+            return self._graph.call_module(name, inputs)
+
+
+def _is_suited(convolution: nn.Conv2d) -> bool:
+    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)

@@ -1,0 +1,138 @@
+"""Maps as integers, and what is computed of them: of x86, on processors that multiply four at a time (VNNI)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camfast.optimize.chains import Activation
+
+ACTIVATIONS = ("none", "relu", "hardtanh", "hardswish", "swish")
+"""That oneDNN computes on integers."""
+_OPERATIONS = (("onednn", "qconv_prepack"), ("onednn", "qconv2d_pointwise"), ("quantized", "max_pool2d"))
+
+
+def available() -> bool:
+    """Whether this processor is made for it, and PyTorch has the operations."""
+    return torch.cpu._is_vnni_supported() and all(
+        hasattr(getattr(torch.ops, space), name) for space, name in _OPERATIONS
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A value is an integer of 0 to 255, less ``zero``, times ``step``."""
+
+    step: float
+    zero: int
+
+    @staticmethod
+    def reaching(low: float, high: float) -> Scale:
+        """The finest scale from one value to another that has zero."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = (high - low) / 255 or 1.0
+        return Scale(step, round(-low / step))
+
+
+class Quantize(nn.Module):
+    """Values as integers of a scale."""
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul(1 / self.scale.step).add_(self.scale.zero).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Dequantize(nn.Module):
+    """Integers of a scale as values."""
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float32).sub_(self.scale.zero).mul_(self.scale.step)
+
+
+class IntegerMaxPool(nn.Module):
+    """The maximum, which has the scale of the map."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.geometry = [_pair(n) for n in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)]
+        self.ceil_mode = pool.ceil_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.quantized.max_pool2d(x, *self.geometry, self.ceil_mode)
+        return result
+
+
+def _pair(value: Any) -> list[int]:
+    return list(value) if isinstance(value, (tuple, list)) else [value, value]
+
+
+class IntegerConvolution(nn.Module):
+    """A convolution of integers, the sum with another map, and an activation; integers, or values where no scale is."""
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        input_shape: torch.Size,
+        mean: Tensor,
+        source: Scale,
+        result: Scale | None,
+        activation: Activation,
+        added: Scale | None,
+    ) -> None:
+        super().__init__()
+        weight = convolution.weight.detach()
+        steps = (weight.abs().amax((1, 2, 3)) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        rounded = (weight / steps[:, None, None, None]).round().to(torch.int8)
+        geometry = (
+            list(convolution.stride),
+            [int(side) for side in convolution.padding],
+            list(convolution.dilation),
+            convolution.groups,
+        )
+        # Opaque to PyTorch: neither parameters nor buffers, so that nothing casts or moves them.
+        packed = torch.ops.onednn.qconv_prepack(rounded, steps, source.step, source.zero, *geometry, list(input_shape))
+        bias = _bias_for(convolution, rounded * steps[:, None, None, None], mean)
+        self.inputs = (source.step, source.zero)
+        self.weights = (packed, steps, torch.zeros_like(steps, dtype=torch.int32))
+        self.bytes = weight.numel() + 8 * len(weight) + bias.nbytes
+        self.rest = (
+            bias,
+            *geometry,
+            *((1.0, 0, torch.float32) if result is None else (result.step, result.zero, torch.uint8)),
+        )
+        self.added = (1.0, 0) if added is None else (added.step, added.zero)
+        self.activation = activation
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        activation = self.activation
+        result: Tensor
+        if other is None:
+            result = torch.ops.onednn.qconv2d_pointwise(
+                x, *self.inputs, *self.weights, *self.rest, activation.name, activation.scalars, activation.algorithm
+            )
+            return result
+        result = torch.ops.onednn.qconv2d_pointwise.binary(
+            x, *self.inputs, *self.weights, other, *self.rest, *self.added, "sum", 1.0, activation.name, [], None
+        )
+        return result
+
+
+def _bias_for(convolution: nn.Conv2d, rounded: Tensor, mean: Tensor) -> Tensor:
+    """The bias that takes out what rounding the weights adds on average.
+
+    (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019.)
+    """
+    error = (rounded - convolution.weight.detach()).sum((2, 3))  # [output, input / groups]
+    mean = mean.reshape(convolution.groups, -1).repeat_interleave(len(error) // convolution.groups, 0)
+    added = (error * mean).sum(1)
+    return -added if convolution.bias is None else convolution.bias.detach() - added
