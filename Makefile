@@ -43,6 +43,7 @@ bench: $(VENV)/.test runner
 	$(BIN)/python benchmarks/bench_op.py --json benchmarks/results/op-cpu.json
 	$(BIN)/python benchmarks/bench_engine.py --seconds 2 --json benchmarks/results/engine-cpu.json
 	$(BIN)/python benchmarks/bench_video.py --json benchmarks/results/video-cpu.json
+	$(BIN)/python benchmarks/bench_precision.py --json benchmarks/results/precision-cpu.json
 	$(BIN)/python benchmarks/bench_methods.py --json benchmarks/results/methods-cpu.json
 	$(BIN)/python benchmarks/bench_compat.py --json benchmarks/results/compat-cpu.json
 	$(BIN)/python benchmarks/bench_deploy.py --json benchmarks/results/deploy-cpu.json

@@ -24,9 +24,9 @@ timed, in turn. Contenders:
     captum           captum's LayerGradCam, and LayerAttribution.interpolate; a forward pass before it finds the classes
 
 Images are photos. Weights are random where no package ships them, and such that less than float32 suffices, as it does
-for trained ones: the time does not depend on them otherwise. Memory is what the system's allocator gives, as to any user: glibc's hands large
-blocks back and asks for fresh pages in every pass. --keep-memory makes it keep them, for all contenders. Beside the
-times:
+for trained ones: the time does not depend on them otherwise. Memory is what the system's allocator gives, as to any
+user: glibc's hands large blocks back and asks for fresh pages in every pass. --keep-memory makes it keep them, for all
+contenders. Beside the times:
 
     memory           by how much the memory of each contender's process grows at most, over three batches
     first result     how long it takes, compilation included

@@ -17,6 +17,7 @@ from compat_tables import compat_table
 from deploy_tables import deploy_table
 from engine_tables import engine_table
 from methods_tables import methods_table
+from precision_tables import precision_table
 from video_tables import ratios_table_with_caption, video_table
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,7 @@ PAGES = tuple(
         "docs/methods.md",
         "docs/migrating.md",
         "docs/deploy.md",
+        "docs/int8.md",
     )
 )
 BLOCK = re.compile(r"(<!-- (\S+\.json)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -92,6 +94,7 @@ TABLES = {
     ("methods", None): methods_table,
     ("compat", None): compat_table,
     ("deploy", None): deploy_table,
+    ("precision", None): precision_table,
 }
 """By the benchmark, and the part of its table."""
 

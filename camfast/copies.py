@@ -29,7 +29,7 @@ from camfast.proof import (
     random_score,
     samples_are_independent,
 )
-from camfast.runners import Converting, Guarded, ModelRunner, OfFinite, Runner, Split
+from camfast.runners import Converting, Guarded, ModelRunner, Runner, Split
 from camfast.tail import Tail
 from camfast.targets import Scores
 from camfast.trace import Trace
@@ -133,7 +133,7 @@ class Copies:
         runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
         difference = self._checked(runner, shown[0], self._wanted(shown[0]), INT8)
         memory = _bytes(parts, self._subject.model)
-        return Guarded(OfFinite(runner, otherwise), otherwise), self._plan(steps, difference, plan, memory)
+        return Guarded(runner, otherwise), self._plan(steps, difference, plan, memory)
 
     def _check_int8(self) -> None:
         images = self._given.images

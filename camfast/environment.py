@@ -9,6 +9,7 @@ import torch
 
 from camfast._extension import BUILD_INFO, LOAD_ERROR
 from camfast.backends import backends
+from camfast.optimize import integers, onednn
 from camfast.video import decoding
 
 _PACKAGES = ("torchvision", "numpy", "av", "pillow", "matplotlib", "timm")
@@ -24,6 +25,7 @@ def report() -> str:
         *((name, _version(name)) for name in _PACKAGES),
         ("demo", _demo()),
         ("devices", _devices()),
+        ("precision", _precisions()),
         ("decoding", decoding.report()),
         ("build", _build()),
     ]
@@ -48,6 +50,18 @@ def _demo() -> str:
 def _devices() -> str:
     count = torch.cuda.device_count()
     return ", ".join(["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))])
+
+
+def _precisions() -> str:
+    """Which precisions less than float32 the processor computes in, so that a copy in one is faster."""
+    known = {
+        "bf16": onednn.available(torch.bfloat16),
+        "fp16": onednn.available(torch.float16),
+        "int8": integers.available(),
+    }
+    usable = ["fp32", *(name for name, there in known.items() if there)]
+    others = [name for name, there in known.items() if not there]
+    return f"the CPU computes in {', '.join(usable)}" + (f"; not in {' or '.join(others)}" if others else "")
 
 
 def _build() -> str:

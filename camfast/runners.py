@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -222,31 +221,6 @@ class Split:
         device = batch.images.device.type
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
             yield tuple(self._convert(tensor) for tensor in normal_tensors(batch).tensors)
-
-
-class OfFinite:
-    """A runner for inputs that are finite, and another for all others, which integers do not tell from them."""
-
-    def __init__(self, inner: Runner, otherwise: Runner) -> None:
-        self._inner = inner
-        self._otherwise = otherwise
-
-    def forward(self, batch: Batch) -> ForwardPass:
-        return self._for(batch).forward(batch)
-
-    def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
-        return self._for(batch).gradient(batch, targets)
-
-    def output(self, batch: Batch) -> Tensor:
-        return self._for(batch).output(batch)
-
-    def troubles(self) -> list[str | None]:
-        return self._inner.troubles()
-
-    def _for(self, batch: Batch) -> Runner:
-        # A sum is not finite where a value is not, and takes a fraction of the time of looking at each.
-        sums = (float(tensor.sum()) for tensor in batch.tensors if tensor.is_floating_point())
-        return self._inner if all(map(math.isfinite, sums)) else self._otherwise
 
 
 class Guarded:

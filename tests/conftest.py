@@ -86,6 +86,14 @@ def runner() -> Path:
 
 
 @pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The CUDA kernels as programs of the host."""
+    from host_kernels import HostKernels  # which imports this file
+
+    return HostKernels(tmp_path_factory.mktemp("cuda_on_host"))
+
+
+@pytest.fixture(scope="session")
 def pooled_pt2(tmp_path_factory):
     """A small model, and an explainer of it compiled ahead of time, which takes the compiler half a minute."""
     torch.manual_seed(0)

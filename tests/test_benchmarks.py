@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 from camfast.images import read_image
+from camfast.optimize import integers
 
 # Run with benchmarks/ on the path, where its files find each other.
 DRAW = """
@@ -29,7 +31,7 @@ def test_the_pages_have_the_committed_figures():
     assert f"{median:.3f} ms" in (ROOT / "docs/benchmarks.md").read_text()
     video = json.loads((ROOT / "benchmarks/results/video-cpu.json").read_text())["cases"][0]
     rates = video["frames_per_second"]
-    row = f"| {video['model']}, {video['clip']} | fastest | {rates['fastest'] / rates['grad-cam']:.1f}× |"
+    row = f"| {video['model']}, {video['clip']} | int8 | {rates['int8'] / rates['grad-cam']:.1f}× |"
     assert row in (ROOT / "README.md").read_text()
 
 
@@ -52,7 +54,7 @@ def test_the_engine_benchmark_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "engine.json").read_text())
     (case,) = results["cases"]
-    timed = {"plain", "default", "inference", "inference bf16", "grad-cam", "torchcam", "captum"}
+    timed = {"plain", "default", "inference", "inference bf16", "int8", "grad-cam", "torchcam", "captum"}
     assert set(case["milliseconds"]) == timed
     assert all(summary["median"] > 0 for summary in case["milliseconds"].values())
     assert case["difference_from_default"]["grad-cam"] < 1e-3
@@ -61,7 +63,7 @@ def test_the_engine_benchmark_runs(tmp_path):
     assert case["peak_bytes"]["default"] > 64 * 112 * 112 * 4  # at least the largest map of the model
     assert all(seconds > 0 for seconds in case["first_seconds"].values())
     assert set(results["several_classes"]["milliseconds"]) == {"plain", "one", "several"}
-    assert set(results["fidelity"]["modes"]) == {"inference", "inference bf16"}
+    assert set(results["fidelity"]["modes"]) == {"inference", "inference bf16", "int8"}
     exact = results["fidelity"]["modes"]["inference"]
     assert exact["max_difference"] < 1e-3
     assert exact["top_tenth_least"] > 0.99
@@ -80,12 +82,40 @@ def test_the_video_benchmark_runs(tmp_path):
     done = python("benchmarks/bench_video.py", "--quick", "--json", str(tmp_path / "video.json"))
     assert done.returncode == 0, done.stderr
     (case,) = json.loads((tmp_path / "video.json").read_text())["cases"]
-    run = {"decode", "encode", "transcode", "model exact", "default", "exact", "grad-cam", "torchcam"}
+    run = {
+        "decode",
+        "encode",
+        "transcode",
+        "model exact",
+        "model int8",
+        "default",
+        "exact",
+        "int8",
+        "grad-cam",
+        "torchcam",
+    }
     assert set(case["frames_per_second"]) == set(case["cpu_seconds_per_frame"]) == set(case["peak_bytes"]) == run
     assert case["frames"] == 24
     assert all(rate > 0 for rate in case["frames_per_second"].values())
     assert "| efficientnet_lite0, small | exact |" in done.stdout
     assert f"{case['frames_per_second']['grad-cam']:.1f} |" in done.stdout
+
+
+@pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")
+def test_the_benchmark_of_precisions_runs(tmp_path):
+    done = python(
+        "benchmarks/bench_precision.py", "--quick", "--seconds", "0.001", "--json", str(tmp_path / "precision.json")
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "precision.json").read_text())
+    (case,) = results["cases"]
+    assert set(case["milliseconds"]) == {"float32", "bf16", "int8"}
+    assert "convolutions in 8-bit integers" in case["plans"]["int8"]
+    modes = results["fidelity"]["modes"]
+    assert list(modes) == ["bf16", "int8", "int8, after black", "int8, after noise"]
+    assert all(found["correlation_mean"] > 0.97 and not found["notes"] for found in modes.values())
+    assert "| mobilenet_v2 |" in done.stdout
+    assert f"{modes['int8']['same_class']:.1%} |" in done.stdout
 
 
 def test_the_deployment_benchmark_runs(tmp_path, runner):

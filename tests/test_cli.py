@@ -18,6 +18,7 @@ from PIL import Image
 import camfast
 from camfast import cli, demo, models
 from camfast.images import read_image
+from camfast.optimize import integers, onednn
 
 
 @pytest.fixture
@@ -384,6 +385,20 @@ def test_env_fits_on_one_screen(run):
     assert re.search(r"  cpu +usable +C\+\+ kernels", out)
     assert re.search(r"  cuda +(not )?usable", out)
     assert re.search(r"  reference +usable", out)
+
+
+@pytest.mark.parametrize(
+    ("has", "said"),
+    [
+        ({"bf16"}, "the CPU computes in fp32, bf16; not in fp16 or int8"),
+        ({"bf16", "fp16", "int8"}, "the CPU computes in fp32, bf16, fp16, int8"),
+    ],
+)
+def test_env_says_what_precisions_the_processor_has(run, monkeypatch, has, said):
+    types = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    monkeypatch.setattr(onednn, "available", lambda dtype: types[dtype] in has)
+    monkeypatch.setattr(integers, "available", lambda: "int8" in has)
+    assert f"\nprecision   {said}\n" in run("env")[1]
 
 
 def test_as_a_module_and_with_plain_progress(tmp_path, clip):

@@ -93,6 +93,17 @@ def test_a_sum_with_the_input_does_not_write_there():
     assert packed(function, a=nn.Conv2d(3, 3, 1)) == (1, ["Packed"], 0)
 
 
+def test_a_sum_with_a_map_that_is_read_after_it():
+    # The convolution `u` comes before the sum `s`, but runs with the sum that follows it.
+    def function(m, x):
+        y, a = m.y(x), m.a(x)
+        u = m.u(y)
+        return u + (a + y)
+
+    convolutions = dict(y=nn.Conv2d(3, 4, 3), a=nn.Conv2d(3, 4, 3), u=nn.Conv2d(4, 4, 1))
+    assert packed(function, **convolutions) == (3, ["Packed"] * 3, 1)
+
+
 def test_a_sum_that_broadcasts_stays():
     function = lambda m, x: m.a(x) + m.b(x).mean((2, 3), keepdim=True)  # noqa: E731
     assert packed(function, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 4, 3))[1] == [

@@ -227,7 +227,7 @@ class TestFallbacks:
         ("options", "message"),
         [
             ({"optimize": "fast"}, "optimize='fast'; expected one of 'none', 'inference', 'compile'"),
-            ({"precision": "int8"}, "precision='int8'; expected one of 'fp32', 'bf16', 'fp16', or None"),
+            ({"precision": "fp8"}, "precision='fp8'; expected one of 'fp32', 'bf16', 'fp16', 'int8', or None"),
         ],
     )
     def test_unknown_modes(self, options, message):

@@ -39,8 +39,10 @@ class GradCAM(RuleMethod):
             ``torch.compile``, which takes up to minutes for every new shape of input. The copy is made in the first
             call, from the model's graph, checked against the model, and made again when the model's weights change;
             hooks on the model do not see it. What cannot be done is left out, and ``cam.plan`` says why.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for a copy in that precision; None for the model's own.
-            Heatmaps are float32, and logits have the model's precision, always.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` for a copy in that precision; None for the model's own;
+            ``"int8"`` for one whose convolutions, up to the layer, are of 8-bit integers: of images, on x86 processors
+            with AVX-512 VNNI, whatever ``optimize`` is, which is then for what follows the layer. Heatmaps are
+            float32, and logits have the model's precision, always.
         graphs: record explanations on a CUDA device as CUDA graphs, one for every shape, and replay them. A batch
             smaller than the one recorded is padded.
         eigen_smooth: the map is the first principal component of the weighted activations, where it would be their

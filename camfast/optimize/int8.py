@@ -43,7 +43,9 @@ class _Quantization:
         self._inside = {node for chain in self._chains.by_last.values() for node in chain.nodes}
         self._all_integers = self._where_integers_do()
         self._integers: dict[fx.Node, fx.Node] = {}
-        """What gives the integers of a node that is in floating point before."""
+        """What gives the integers of a node."""
+        self._without_values: set[fx.Node] = set()
+        """Nodes of which there is nothing but integers."""
         self._values: dict[fx.Node, fx.Node] = {}
         """What takes the place of a node, and gives values."""
         self._count = 0
@@ -89,6 +91,7 @@ class _Quantization:
         if isinstance(source, fx.Node) and source in self._integers:
             self._scales[node] = self._scales[source]
             self._integers[node] = self._call(IntegerMaxPool(pool), node, self._integers[source])
+            self._without_values.add(node)
 
     def _replace(self, chain: Chain) -> None:
         first, last = chain.nodes[0], chain.last
@@ -104,7 +107,12 @@ class _Quantization:
             inputs.append(self._to_be_written(chain, chain.other, added))
         mean = self._seen[source].mean
         module = IntegerConvolution(convolution, shape, mean, self._scales[source], result, chain.activation, added)
-        (self._values if result is None else self._integers)[last] = self._call(module, last, *inputs)
+        made = self._call(module, last, *inputs)
+        if result is None:
+            self._values[last] = made
+        else:
+            self._integers[last] = made
+            self._without_values.add(last)
 
     def _as_integers(self, node: fx.Node, before: fx.Node) -> fx.Node:
         found = self._integers.get(node)
@@ -117,12 +125,12 @@ class _Quantization:
     def _to_be_written(self, chain: Chain, other: fx.Node, scale: Scale | None) -> fx.Node:
         """What is added, as integers where there is a scale, in memory of its own."""
         integers, values = self._integers.get(other), self._values.get(other, other)
-        if scale is None and integers is not None and other in self._all_integers:
+        if scale is None and integers is not None and other in self._without_values:
             return self._call(Dequantize(self._scales[other]), chain.last, integers)
         if scale is not None and integers is None:
             return self._call(Quantize(scale), chain.last, values)
         if scale is not None and integers is not None:
-            if self._chains.may_overwrite(chain, other, self._integers):
+            if self._chains.may_overwrite(chain, other, self._without_values):
                 return integers
             values = integers
         with self._graph.inserting_before(chain.last):

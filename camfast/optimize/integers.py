@@ -17,9 +17,9 @@ _OPERATIONS = (("onednn", "qconv_prepack"), ("onednn", "qconv2d_pointwise"), ("q
 
 def available() -> bool:
     """Whether this processor is made for it, and PyTorch has the operations."""
-    return torch.cpu._is_vnni_supported() and all(
-        hasattr(getattr(torch.ops, space), name) for space, name in _OPERATIONS
-    )
+    asks = getattr(torch.cpu, "_is_vnni_supported", None)  # private, and may go
+    has_all = all(hasattr(getattr(torch.ops, space), name) for space, name in _OPERATIONS)
+    return asks is not None and bool(asks()) and has_all
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 // Runs csrc/cuda/cam_kernel.cuh on the host. Reads one case from standard input, writes heatmaps and ranges to standard
-// output, both raw: test_cuda_on_host.py has the other end. The argument, if any, is the number of a barrier to leave out.
+// output, both raw: host_kernels.py has the other end. The argument, if any, is the number of a barrier to leave out.
 
 #include "execution_model.h"
 #include "streams.h"

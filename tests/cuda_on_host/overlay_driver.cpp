@@ -1,5 +1,5 @@
 // Runs csrc/cuda/overlay_kernel.cuh on the host. Reads one case from standard input, writes the memory of the planes to
-// standard output, all of it: test_cuda_on_host.py has the other end. The argument, if any, is the number of a barrier
+// standard output, all of it: host_kernels.py has the other end. The argument, if any, is the number of a barrier
 // to leave out.
 
 #include "execution_model.h"
