@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ class Heat:
     ranges: Tensor
     """[2] float32: the values that are drawn as 0 and 1; NaN where the map is not finite."""
 
-    @property
+    @cached_property
     def finite(self) -> bool:
         """Whether there is anything to draw."""
-        return bool(self.ranges.isfinite().all())
+        return all(map(math.isfinite, self.ranges.tolist()))  # of two values, sooner than by tensors
 
 
 def drawn_ranges(maps: Tensor, height: int, width: int) -> Tensor:
