@@ -4,7 +4,8 @@
     python benchmarks/bench_precision.py --json benchmarks/results/precision-cpu.json
     python benchmarks/bench_precision.py --models resnet50 vgg16
 
-Networks have random weights but for efficientnet_lite0, explain photos in batches of 8, and take turns:
+Networks are as torchvision builds them, with random weights, but for efficientnet_lite0: times do not depend on them.
+They explain photos in batches of 8; modes take turns:
 
     float32          camfast.GradCAM(model, optimize="inference")
     bf16             ... with precision="bf16"
@@ -26,10 +27,11 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from engine_models import PHOTOS, build, images
+import torchvision
+from engine_models import PHOTOS, images
 from measure import interleaved, machine, write
 from precision_tables import precision_table
-from torch import Tensor
+from torch import Tensor, nn
 
 import camfast
 from camfast.demo import packaged
@@ -68,18 +70,27 @@ def bench(name: str, seconds: float) -> dict[str, Any]:
     """The times of every mode on a network, and what it says of itself."""
     say(name)
     x = images(BATCH, torch.device("cpu"))
-    subject = build(name, torch.device("cpu"))
-    cams = {mode: camfast.GradCAM(subject.module, subject.layer or None, **options) for mode, options in MODES.items()}
+    module = network(name)
+    cams = {mode: camfast.GradCAM(module, **options) for mode, options in MODES.items()}
     times = interleaved({mode: partial(cam, x) for mode, cam in cams.items()}, seconds)
     plans = {mode: cam.plan for mode, cam in cams.items() if cam.plan is not None}
     return {
         "model": name,
-        "weights": subject.weights,
         "batch": BATCH,
         "milliseconds": times,
         "plans": {mode: str(plan) for mode, plan in plans.items()},
         "notes": {mode: list(plan.notes) for mode, plan in plans.items() if plan.notes},
     }
+
+
+def network(name: str) -> nn.Module:
+    """A network in evaluation mode."""
+    if name == TRAINED:
+        return camfast.load_model(name).module
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return module.eval()
 
 
 def fidelity(quick: bool) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def bench(
             "model": model,
             "clip": name,
             "frames": runs[names[0]][0]["frames"],
+            "turns": rounds,
+            "turn_seconds": seconds,
             "frames_per_second": {c: median(r["frames"] / r["seconds"] for r in found) for c, found in runs.items()},
             "cpu_seconds_per_frame": {c: median(r["cpu"] / r["frames"] for r in found) for c, found in runs.items()},
             "peak_bytes": {c: max(r["peak_bytes"] for r in found) for c, found in runs.items()},

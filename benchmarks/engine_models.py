@@ -55,7 +55,6 @@ class Subject:
     weights: str
     module: nn.Module
     layer: str
-    """Empty for the one that is found."""
     reshape: Callable[[Tensor], Tensor] | None
 
 
@@ -64,15 +63,14 @@ def build(name: str, device: torch.device) -> Subject:
     torch.manual_seed(0)
     if name == "efficientnet_lite0":
         return Subject(name, "DEFAULT", camfast.load_model(name, device=device).module, LAYERS[name], None)
-    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    module = torchvision.models.get_model(name, weights=None, **options)
+    module = torchvision.models.get_model(name, weights=None)
     if name == "vit_b_16":
         nn.init.normal_(module.heads.head.weight)  # zero as built, and so would be every gradient
     _shrink_branches(module)
     module.to(device)
     _settle_statistics(module, images(8, device))
     reshape = tokens_as_map if name == "vit_b_16" else None
-    return Subject(name, "random", module.eval(), LAYERS.get(name, ""), reshape)
+    return Subject(name, "random", module.eval(), LAYERS[name], reshape)
 
 
 def images(count: int, device: torch.device) -> Tensor:
