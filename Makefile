@@ -3,7 +3,7 @@
 # make lint   formatting, style, types
 # make cuda-check   compile the CUDA sources where nvcc is found (no GPU needed); warnings and spills are errors
 # make runner build/runner/camfast-run: exported explainers from C++, against the LibTorch inside the installed torch
-# make bench  time everything against PyTorch and the peers, two hours; writes benchmarks/results,
+# make bench  time everything against PyTorch and the peers, three hours; writes benchmarks/results,
 #             and the tables and the picture of README
 # make gallery  draw one sheet of every plot: docs/gallery.jpg
 # make clean  remove what the above made
