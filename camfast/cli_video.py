@@ -30,7 +30,7 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".ts", ".m4v", ".mpg", ".mp
 
 EXAMPLES = """\
 camfast video in.mp4 -o out.mp4
-  camfast video in.mp4 -o out.mp4 --model resnet50 --precision int8   on CPUs with AVX-512 VNNI
+  camfast video in.mp4 -o out.mp4 --model resnet50 --precision int8
   camfast video in.mkv -o out.mkv --target "sports car" --colormap viridis --alpha 0.5 --label
   camfast video in.mp4 -o out.mp4 --start 60 --duration 10 --layout side-by-side
   camfast video in.mp4 -o out.mp4 --stride 4                    explain every fourth frame

@@ -145,4 +145,8 @@ class _Quantization:
 
 
 def _is_suited(convolution: nn.Conv2d) -> bool:
-    return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return False
+    sides = zip(convolution.padding, convolution.kernel_size, convolution.dilation, strict=True)
+    # Of a depthwise one with windows that lie in the padding alone, oneDNN makes what happens to be in memory.
+    return all(padding <= dilation * (kernel - 1) for padding, kernel, dilation in sides)
