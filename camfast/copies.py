@@ -128,10 +128,12 @@ class Copies:
             count = int8.quantize(parts.before, inputs, [self._converted(batch.tensors) for batch in shown])
         if count == 0:
             raise Unusable("there are no convolutions up to the layer")
-        steps = [f"{folded} BatchNorms folded", "channels-last", f"{count} convolutions in 8-bit integers by oneDNN"]
-        steps.append(self._packed(parts))
+        steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last"]
+        steps += [f"{count} convolutions in 8-bit integers by oneDNN", self._packed(parts)]
         runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
-        difference = self._checked(runner, shown[0], self._wanted(shown[0]), INT8)
+        with or_unusable():  # as the model may take no other number of samples than those at hand
+            shown_wanted = self._wanted(shown[0])
+        difference = self._checked(runner, shown[0], shown_wanted, INT8)
         memory = _bytes(parts, self._subject.model)
         return Guarded(runner, otherwise), self._plan(steps, difference, plan, memory)
 

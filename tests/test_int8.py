@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from fingerprint import assert_same, fingerprint
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from nets import PooledNet
+from nets import PooledNet, Wrapped
 from parts import X, called, net, part_of
 from torch import nn
 
@@ -17,7 +17,7 @@ from camfast.optimize import int8, integers
 from camfast.optimize.chains import Activation
 from camfast.optimize.integers import Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
 
-pytestmark = pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")
+computes = pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")
 
 NONE = Activation()
 
@@ -55,6 +55,7 @@ def whole(*shape, seed=0):
     return channels_last(torch.randint(0, 256, shape, dtype=torch.uint8, generator=random))
 
 
+@computes
 class TestConvolution:
     def test_of_single_numbers(self):
         convolution = nn.Conv2d(1, 1, 1)
@@ -169,6 +170,7 @@ def conv(inputs, outputs, size=3):
     return nn.Conv2d(inputs, outputs, size, padding=size // 2)
 
 
+@computes
 class TestWhereIntegersGo:
     def test_convolutions_in_a_row_stay_in_integers(self):
         left, distance = quantized(
@@ -288,6 +290,7 @@ def correlations(found, expected):
     return F.cosine_similarity(found, expected)
 
 
+@computes
 class TestExplanations:
     def test_are_nearly_those_of_the_model(self, lite):
         model, x = lite
@@ -394,6 +397,17 @@ class TestWhereItCannotBe:
         cam(torch.rand(2, 1, 6, 7, 8))
         assert cam.plan.notes == ('precision="int8": it is for images, not for volumes',)
 
+    @computes
+    def test_a_model_that_takes_one_number_of_samples(self):
+        net = PooledNet()
+        model = Wrapped(nn.Sequential(nn.Flatten(0, 1), nn.Unflatten(0, (4, 3)), net), lambda x: x).eval()
+        x = torch.cat([X, X[:1] * 0])  # the last of which shows nothing
+        cam = camfast.GradCAM(model, "inner.2.act2", precision="int8")
+        torch.testing.assert_close(cam(x), camfast.GradCAM(model, "inner.2.act2")(x), rtol=0, atol=1e-4)
+        (note,) = cam.plan.notes
+        assert note.startswith('precision="int8": RuntimeError: unflatten')
+
+    @computes
     def test_a_model_that_it_takes_too_far_from_itself(self):
         torch.manual_seed(0)
         model = PooledNet().eval()
@@ -406,6 +420,7 @@ class TestWhereItCannotBe:
         assert note.startswith('precision="int8": its activations are ')
         assert note.endswith(" away from the model's")
 
+    @computes
     def test_no_convolutions(self):
         model = nn.Sequential(nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
         cam = camfast.GradCAM(model, "1", precision="int8")
