@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 from nets import PooledNet
 from PIL import Image
+from shared_builds import one_at_a_time
 from small_video import small_model
 
 import camfast
@@ -79,9 +80,10 @@ def runner() -> Path:
     """camfast-run, built as `make runner` builds it, and in the same folder: again only where a source has changed."""
     configure = [_tool("cmake"), "-S", ROOT / "csrc/runner", "-B", RUNNER, "-G", "Ninja"]
     configure += [f"-DTORCH_FOLDER={torch.__path__[0]}", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}"]
-    for command in (configure, [_tool("cmake"), "--build", RUNNER]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with one_at_a_time("runner"):  # a program that is being linked cannot be run by another process
+        for command in (configure, [_tool("cmake"), "--build", RUNNER]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return RUNNER / "camfast-run"
 
 

@@ -1,13 +1,16 @@
 """The CUDA kernels' own text as programs of the host, under sanitizers, and how to run them: no GPU is needed to test
 their logic."""
 
+import functools
 import re
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import torch
 from conftest import ROOT
+from shared_builds import built
 
 DRIVERS = ROOT / "tests/cuda_on_host"
 KERNELS = {"cam": "cam_kernel.cuh", "overlay": "overlay_kernel.cuh"}
@@ -50,7 +53,7 @@ class HostKernels:
     """Every driver under every sanitizer, each built when it is first asked for, and the place of every barrier."""
 
     def __init__(self, folder):
-        self._folder = folder
+        """`folder` takes the kernels' sources with numbered barriers."""
         self._sources = folder / "csrc"
         shutil.copytree(ROOT / "csrc", self._sources)
         self.barriers = number_barriers(self._sources)
@@ -58,11 +61,12 @@ class HostKernels:
 
     def __getitem__(self, which):
         if which not in self._built:
-            self._built[which] = self._build(*which)
+            made_of = [ROOT / "csrc", DRIVERS, Path(__file__)]
+            build = functools.partial(self._build, *which)
+            self._built[which] = built(f"cuda_on_host_{'_'.join(which)}", made_of, build)
         return self._built[which]
 
-    def _build(self, kernel, sanitizer):
-        program = self._folder / f"{kernel}_{sanitizer}"
+    def _build(self, kernel, sanitizer, program):
         flags = [
             "-std=c++20",
             "-O1",
@@ -78,7 +82,6 @@ class HostKernels:
             text=True,
         )
         assert done.returncode == 0, done.stderr[:4000]
-        return program
 
 
 class SanitizerError(Exception):

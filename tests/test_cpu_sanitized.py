@@ -5,12 +5,14 @@ import os
 import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_builds import built
 from test_ops import LAYOUTS, RULES, lay_out
 from test_overlay import COLORS, YUV, region_of, yuv_planes
 from test_overlay import LAYOUTS as FRAME_LAYOUTS
@@ -24,10 +26,8 @@ INSTRUCTION_SETS = ["baseline", "avx2", "avx512"]
 CHECKS = "address,signed-integer-overflow,shift,float-cast-overflow,bounds"
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cpu_sanitized")
-    sources = [*sorted((ROOT / "csrc/cpu").glob("kernels_*.cpp")), ROOT / "csrc/cpu/instruction_set.cpp"]
+def build(program):
+    sources = [*(ROOT / "csrc/cpu").glob("kernels_*.cpp"), ROOT / "csrc/cpu/instruction_set.cpp"]
     sources.append(ROOT / "tests/cpu_sanitized/driver.cpp")
     flags = [
         "-std=c++20",
@@ -40,15 +40,21 @@ def program(tmp_path_factory):
     ]
 
     def compile_one(source):
-        output = folder / f"{source.stem}.o"
+        output = program.with_name(f"{program.name}_{source.stem}.o")
         done = subprocess.run(["g++", *flags, "-c", source, "-o", output], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[:4000]
         return output
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources))
-    subprocess.run(["g++", *flags, *objects, "-o", folder / "driver"], check=True)
-    return folder / "driver"
+    subprocess.run(["g++", *flags, *objects, "-o", program], check=True)
+    for path in objects:
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def program():
+    return built("cpu_sanitized", [ROOT / "csrc", ROOT / "tests/cpu_sanitized", Path(__file__)], build)
 
 
 def storage_of(tensor):
