@@ -60,7 +60,7 @@ def make_plan(subject: Subject, batch: Batch, options: Options, *, gradients: bo
         traced, tail, runner, plan = _plan_as_it_is(subject, batch, gradients or options.copies)
         if not options.copies:
             return runner, plan
-        if traced is None and not _is_of_tensors(subject, batch):
+        if (traced is None or traced.opaque) and not _is_of_tensors(subject, batch):
             note = "no copy: the model, or a layer, puts out something else than one tensor"
             return runner, replace(plan, notes=(*plan.notes, note))
         precision = None if options.precision is None else PRECISIONS[options.precision]

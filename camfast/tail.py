@@ -157,6 +157,8 @@ def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, bool, nn.Li
                 copies[node] = graph.call_method("flatten", (copies[node.args[0]], 1))
             elif any(source not in copies for source in node.all_input_nodes):
                 raise NoTail(f"{_described(node, module)} needs more than the pooled map")
+            elif trace.is_opaque(node):
+                raise NoTail(f"{_described(node, module)} may be another at every call")
             else:
                 copies[node] = graph.node_copy(node, lambda old: copies[old])
             if _source(node) in reshaped and (is_identity(node, module) or _is_reshaping(node, module)):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,9 @@ from torch import fx, nn
 from torchvision.ops import stochastic_depth
 
 from camfast.errors import first_line
+from camfast.hollow import hides_modules, hollow_copy, spare_buffers
 from camfast.inputs import PLAIN, Batch
+from camfast.structure import modules_of
 
 _tracing = threading.Lock()  # fx patches torch.nn.Module for the length of a trace
 
@@ -34,6 +35,12 @@ class Trace:
     layers: dict[str, fx.Node]
     """What each target layer puts out, in its last run."""
     output: fx.Node
+    opaque: frozenset[type[nn.Module]]
+    """Modules of these types, where they hold no target layer, are single nodes, as no graph can be had of them."""
+
+    def is_opaque(self, node: fx.Node) -> bool:
+        """Whether what a node computes is not known: it may depend on values, and remember earlier calls."""
+        return type(self.module(node)) in self.opaque
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls, if it calls one."""
@@ -43,8 +50,9 @@ class Trace:
 def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, select: Callable[[Any], Any]) -> Trace:
     """The graph of a model, found without running it.
 
-    ``select`` takes the output from whatever the model returns. A model whose way depends on values in its tensors,
-    and one that calls modules which it does not own, has no such graph.
+    ``select`` takes the output from whatever the model returns. A module whose way depends on values in its tensors, or
+    on their sizes, becomes a single node. Where that holds a target layer, and where a module is called that the model
+    does not own, there is no such graph.
 
     Raises:
         NotTraceable: what stands in the way.
@@ -52,16 +60,13 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, selec
     for value in batch.values:
         if not isinstance(value, (torch.Tensor, *PLAIN)):
             raise NotTraceable(f"an input is a {type(value).__name__}, whose contents may change")
-    copies: dict[int, nn.Module] = {}
-    try:
-        root = _Call(_hollow_copy(model, copies), batch)
-        tracer = _Tracer({id(copies[id(module)]): name for name, module in layers.items() if id(module) in copies})
-        with _tracing, _spare_buffers(copies):
-            graph = tracer.trace(root)
-    except NotTraceable:
-        raise
-    except Exception as error:  # anything may come out of a model that meets a stand-in for its input
-        raise NotTraceable(first_line(error)) from error
+    opaque: set[type[nn.Module]] = set()
+    while True:
+        try:
+            root, graph, tracer = _traced(model, layers, batch, opaque)
+            break
+        except _Opaque as found:
+            opaque.add(found.kind)
     (end,) = (node for node in graph.nodes if node.op == "output")
     try:
         output = select(end.args[0])
@@ -73,7 +78,40 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, selec
     if missing:
         raise NotTraceable(f"layer {missing[0]!r} does not run as a module of its own")
     end.args = (output,)
-    return Trace(root, graph, tracer.layers, output)
+    return Trace(root, graph, tracer.layers, output, frozenset(opaque))
+
+
+class _Opaque(Exception):
+    """A kind of modules of which no graph can be had, and which may be single nodes."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+def _traced(
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, opaque: set[type[nn.Module]]
+) -> tuple[nn.Module, fx.Graph, _Tracer]:
+    """One attempt, on a copy of its own: the last one may have left stand-ins in what it wrote into itself."""
+    copies: dict[int, nn.Module] = {}
+    tracer: _Tracer | None = None
+    try:
+        root = _Call(hollow_copy(model, copies), batch)
+        marked = {id(copies[id(module)]): name for name, module in layers.items() if id(module) in copies}
+        tracer = _Tracer(marked, _holders(root, marked), opaque)
+        with _tracing, spare_buffers(copies):
+            return root, tracer.trace(root), tracer
+    except NotTraceable:
+        raise
+    except Exception as error:  # anything may come out of a model that meets a stand-in for its input
+        if tracer is not None and tracer.failed is not None:
+            raise _Opaque(tracer.failed) from error
+        raise NotTraceable(first_line(error)) from error
+
+
+def _holders(root: nn.Module, marked: Mapping[int, str]) -> set[int]:
+    """The modules that hold a marked one."""
+    return {id(m) for m in modules_of(root) if any(id(inner) in marked for inner in modules_of(m) if inner is not m)}
 
 
 def drop_unused(graph: fx.Graph, root: nn.Module) -> None:
@@ -145,74 +183,51 @@ class _Call(nn.Module):
         return self._batch.filled(tensors).call(self.model)
 
 
-def _hollow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
-    """The tree of modules anew, in evaluation mode and without hooks, around the same parameters and buffers.
-
-    What a model writes into itself while it is traced (stand-ins for tensors) is written there.
-    """
-    if id(module) in copies or isinstance(module, torch.jit.ScriptModule):
-        return copies.setdefault(id(module), module)
-    copy = object.__new__(type(module))
-    copies[id(module)] = copy
-    # A list, dict or set of the model's own is copied, too: a model may collect something there.
-    copy.__dict__ = {
-        name: type(value)(value) if type(value) in (list, dict, set) else value for name, value in vars(module).items()
-    }
-    for kept in ("_parameters", "_buffers"):
-        copy.__dict__[kept] = dict(vars(module)[kept])
-    for emptied in _HOOKS:
-        if emptied in copy.__dict__:
-            copy.__dict__[emptied] = type(vars(module)[emptied])()
-    copy.__dict__["_modules"] = {
-        name: child if child is None else _hollow_copy(child, copies)
-        for name, child in vars(module)["_modules"].items()
-    }
-    copy.__dict__["_compiled_call_impl"] = None
-    copy.__dict__["training"] = False
-    return copy
-
-
-@contextlib.contextmanager
-def _spare_buffers(copies: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Gives the copies buffers of their own for a block: what a model does to them happens there, also in a trace."""
-    kept = [(module, module._buffers) for module in copies.values() if not isinstance(module, torch.jit.ScriptModule)]
-    try:
-        for module, buffers in kept:
-            module._buffers = {name: None if t is None else t.clone() for name, t in buffers.items()}
-        yield
-    finally:
-        for module, buffers in kept:
-            module._buffers = buffers
-
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-
 class _Tracer(fx.Tracer):
     """Records the modules of PyTorch as they are, goes through all others, and marks the target layers.
 
     While fx traces, every call of a module passes through here, also one in another thread: that one is let through.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], holders: set[int], opaque: set[type[nn.Module]]) -> None:
+        """
+        Args:
+            names: of the target layers.
+            holders: the modules that hold one.
+            opaque: what else is recorded as it is.
+        """
         none: Any = ()  # some versions of torch are typed for exactly one module
         super().__init__(autowrap_modules=none)
         self.layers: dict[str, fx.Node] = {}
+        self.failed: type[nn.Module] | None = None
+        """The innermost of the modules that cannot be gone through, and could be recorded as it is."""
         self._names = names
+        self._holders = holders
+        self._opaque = opaque
         self._thread = threading.get_ident()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in self._opaque and id(m) not in self._holders:
+            if any(map(hides_modules, modules_of(m))):
+                raise NotTraceable(f"it calls modules that a {type(m).__name__} does not own")
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        try:
+            return super().path_of_module(mod)
+        except NameError as error:
+            raise NotTraceable(f"it calls a {type(mod).__name__} that it does not own") from error
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
-        result = super().call_module(m, forward, args, kwargs)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None and type(m) not in self._opaque and id(m) not in self._holders:
+                self.failed = type(m)
+            raise
         name = self._names.get(id(m))
         if name is not None:
             if not isinstance(result, fx.Proxy):

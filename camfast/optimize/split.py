@@ -74,12 +74,19 @@ class Rest:
 
 
 def rest_of(trace: Trace, name: str) -> Rest:
-    """What follows a layer, as graphs."""
+    """What follows a layer, as graphs.
+
+    Raises:
+        ValueError: something there may remember earlier calls, or the weights of then.
+    """
     alone = dataclasses.replace(trace, layers={name: trace.layers[name]})
     (layer,), dependent = _after_layers(alone)
     leading = [node for node in trace.graph.nodes if node not in dependent and node.op != "output"]
     carried = _carried(leading, [layer], dependent)
     trailing = [node for node in trace.graph.nodes if node in dependent or node.op == "get_attr"]
+    used = [*trailing, *(leading if carried else [])]
+    if any(map(trace.is_opaque, used)):
+        raise ValueError("a module is opaque")
     after = copied(_part(alone, [layer, *carried], trailing, [trace.output], kept=[layer, *carried]), None)
     if not carried:
         return Rest(None, (), after)
