@@ -79,8 +79,8 @@ class Hooked:
 
     def gradient(self, batch: Batch, targets: Classes | Scores) -> GradientPass:
         if self._tail is not None and not is_hooked(self._watched):
-            # Pooling leaves its input as it is; a ReLU may be one in place.
-            seen = self._forward(batch, kept=not self._tail.rectified)
+            # Pooling and BatchNorm leave their input as it is; an activation may be one in place.
+            seen = self._forward(batch, kept=not self._tail.between.may_change_its_input())
             return _closed_form(self._tail, seen.activations, targets, seen.output)
         result, self._graph_before_layer = passes.forward_and_gradient(
             self._model, self._layers, batch, self._select, targets.score, self._graph_before_layer
@@ -295,7 +295,6 @@ def _closed_form(
     ((name, activations),) = found.items()
     with torch.inference_mode(False), torch.no_grad():
         output, gradient, classes = tail.gradient(activations, targets, output, dtype)
-        if tail.rectified:
-            return GradientPass(found, {name: tail.spread(gradient, activations)}, None, output, classes)
-        mean = gradient.float() / activations[0, 0].numel()
-        return GradientPass(found, {}, mean, output, classes)
+        mean = tail.mean(gradient, activations)
+        gradients = {} if mean is not None else {name: tail.spread(gradient, activations)}
+        return GradientPass(found, gradients, mean, output, classes)

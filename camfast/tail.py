@@ -1,9 +1,9 @@
 """What follows the target layer, where that is global average pooling: then a gradient needs no backward pass there.
 
-With ``p`` the mean over positions of ``f(A)``, ``f`` being ReLU or nothing, the gradient at a position is
-``f'(A) dS/dp / (h w)``: only ``dS/dp``, a vector a sample, is left to be found. Where the last operation is linear, the
-gradient of a logit before it is a row of its weight; what lies between it and the pooling, if anything, autograd goes
-through alone, on vectors.
+With ``p`` the mean over positions of ``f(A)``, ``f`` being BatchNorm in evaluation mode, an activation, both in this
+order or nothing, the gradient at a position is ``f'(A) dS/dp / (h w)``: only ``dS/dp``, a vector a sample, is left to
+be found. Where the last operation is linear, the gradient of a logit before it is a row of its weight; autograd goes
+through what lies between it and the pooling, if anything, alone, on vectors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from camfast.activations import NO_ACTIVATION, Activation, activation_of
+from camfast.norms import called_norm
 from camfast.passes import by_name, gradients_of, weighted_gradients
+from camfast.pointwise import ACTIVATIONS, Pointwise
 from camfast.targets import Classes, Scores
 from camfast.trace import Trace, argument, drop_unused, is_batch_size, is_identity
 
@@ -26,12 +29,13 @@ class NoTail(Exception):
 
 @dataclass(frozen=True)
 class Tail:
-    """ReLU or not, global average pooling, and a head on the pooled channels: a body, and a last linear layer."""
+    """A function of single values, global average pooling, and a head on the pooled channels: a body, and a last linear
+    layer."""
 
     layer: str
     """The name of the layer."""
-    rectified: bool
-    """Whether a ReLU lies between the layer and the pooling."""
+    between: Pointwise
+    """What lies between the layer and the pooling."""
     keeps_positions: bool
     """Whether the pooled map is [N, C, 1, 1], and not [N, C]."""
     body: Callable[[Tensor], Tensor]
@@ -45,8 +49,8 @@ class Tail:
 
     def pooled(self, activations: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """[N, C, h, w] to what the head takes, in the dtype of the head where that is another."""
-        kept = activations.relu() if self.rectified else activations
-        return kept.mean(dim=(2, 3), keepdim=self.keeps_positions, dtype=dtype)
+        pooled: Tensor = self.between(activations).mean(dim=(2, 3), keepdim=self.keeps_positions, dtype=dtype)
+        return pooled
 
     def head(self, pooled: Tensor) -> Tensor:
         """The model's output, from the pooled map."""
@@ -105,11 +109,13 @@ class Tail:
 
     def spread(self, gradient: Tensor, activations: Tensor) -> Tensor:
         """From the pooled map back to the layer: [N, C, h, w], or [N, K, C, h, w]."""
-        spread = (gradient / activations[0, 0].numel())[..., None, None].to(activations.dtype)
-        if not self.rectified:
-            return spread.expand(*gradient.shape, *activations.shape[2:])
-        kept = activations > 0
-        return spread * (kept if gradient.dim() == 2 else kept[:, None])
+        return self.between.back(activations, gradient / activations[0, 0].numel())
+
+    def mean(self, gradient: Tensor, activations: Tensor) -> Tensor | None:
+        """The same, [N, C] or [N, K, C], in at least float32, where all positions have the same gradient."""
+        if not self.between.is_linear():
+            return None
+        return self.between.scaled(gradient.float()) / activations[0, 0].numel()
 
 
 def find_tail(trace: Trace, layer: str) -> Tail:
@@ -118,26 +124,33 @@ def find_tail(trace: Trace, layer: str) -> Tail:
     Raises:
         NoTail: it has not.
     """
-    steps: list[str] = []
-    node, rectified = trace.layers[layer], False
+    node = trace.layers[layer]
+    norm: nn.BatchNorm2d | None = None
+    activation: Activation | None = None
     while True:
         users = [user for user in node.users if not _asks_size(user)]
         if len(users) != 1:
             raise NoTail(f"what {layer!r} puts out goes {len(users)} ways" if users else f"nothing follows {layer!r}")
         (node,) = users
         module = trace.module(node)
-        if _is_relu(node, module) and not rectified:
-            rectified = True
-            steps.append("ReLU")
-        elif not is_identity(node, module):
+        if is_identity(node, module):
+            continue
+        found = activation_of(node, module) if activation is None else None
+        if found is not None and found.name in ACTIVATIONS:
+            activation = found
+        elif norm is None and activation is None:
+            norm = called_norm(trace.root, node)
+            if norm is None:
+                break
+        else:
             break
     keeps_positions = _keeps_positions(node, module)
     if keeps_positions is None:
         raise NoTail(f"no global average pooling, but {_described(node, module)} follows {layer!r}")
-    steps.append("mean")
     body, reshapes, last = _find_head(trace, node)
-    steps += [*([] if reshapes else ["head"]), *([] if last is None else ["linear"])]
-    return Tail(layer, rectified, keeps_positions, body, reshapes, last, " → ".join(steps))
+    between = Pointwise(norm, activation or NO_ACTIVATION)
+    steps = [*between.steps(), "mean", *([] if reshapes else ["head"]), *([] if last is None else ["linear"])]
+    return Tail(layer, between, keeps_positions, body, reshapes, last, " → ".join(steps))
 
 
 def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, bool, nn.Linear | None]:
@@ -199,12 +212,6 @@ def _asks_size(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in ("size", "dim")
     return node.target is getattr and node.args[1:] in (("shape",), ("ndim",))
-
-
-def _is_relu(node: fx.Node, module: nn.Module | None) -> bool:
-    if module is not None:
-        return type(module) is nn.ReLU
-    return node.target in ((F.relu, torch.relu, torch.relu_) if node.op == "call_function" else ("relu", "relu_"))
 
 
 def _is_reshaping(node: fx.Node, module: nn.Module | None) -> bool:

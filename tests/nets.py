@@ -111,12 +111,18 @@ class Tokens(nn.Module):
 
 
 class Tail(nn.Module):
-    """One convolution, and after it whatever a function makes of its map, two linear layers and a BatchNorm."""
+    """One convolution, and after it whatever a function makes of its map, two linear layers and what it may need else."""
 
     def __init__(self, tail) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3, padding=1)
         self.norm = nn.BatchNorm2d(6)
+        nn.init.uniform_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.01, 0.1)
+        nn.init.uniform_(self.norm.weight, -1, 1)
+        self.plain_norm = nn.BatchNorm2d(6, affine=False)
+        self.clamp = nn.Hardtanh(-0.2, 0.3, inplace=True)
+        self.leaky = nn.LeakyReLU(0.3, inplace=True)
         self.fc = nn.Linear(6, 5)
         self.fc2 = nn.Linear(5, 4)
         self.pool = nn.AdaptiveAvgPool2d(1)

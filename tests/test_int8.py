@@ -11,10 +11,10 @@ from parts import X, called, net, part_of
 from torch import nn
 
 import camfast
+from camfast.activations import Activation
 from camfast.demo import packaged
 from camfast.images import read_image
 from camfast.optimize import int8, integers
-from camfast.optimize.chains import Activation
 from camfast.optimize.integers import Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
 
 computes = pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")

@@ -47,6 +47,10 @@ def test_activations(activation):
         torch.sigmoid,
         lambda t: t.relu(),
         lambda t: t.relu_(),
+        torch.relu_,
+        F.gelu,
+        lambda t: F.gelu(t, approximate="tanh"),
+        lambda t: F.leaky_relu(t, 0.3),
     ],
 )
 def test_activations_as_functions(function):

@@ -40,6 +40,25 @@ CLOSED = {
     "view of size(0)": ("mean → linear", lambda m, a: m.fc(m.pool(a).reshape(a.size(0), -1))),
     "relu": ("ReLU → mean → linear", lambda m, a: m.fc(a.relu().mean((2, 3)))),
     "relu in place": ("ReLU → mean → linear", lambda m, a: m.fc(F.relu(a, inplace=True).mean((2, 3)))),
+    "BatchNorm": ("BatchNorm → mean → linear", lambda m, a: m.fc(m.norm(a).mean((2, 3)))),
+    "BatchNorm as a function": (
+        "BatchNorm → mean → linear",
+        lambda m, a: m.fc(
+            F.batch_norm(a, m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias, eps=0.1).mean((2, 3))
+        ),
+    ),
+    "BatchNorm without weights": ("BatchNorm → mean → linear", lambda m, a: m.fc(m.plain_norm(a).mean((2, 3)))),
+    "BatchNorm and ReLU6": ("BatchNorm → clamp → mean → linear", lambda m, a: m.fc(F.relu6(m.norm(a)).mean((2, 3)))),
+    "BatchNorm and SiLU in place": (
+        "BatchNorm → SiLU → mean → linear",
+        lambda m, a: m.fc(F.silu(m.norm(a), inplace=True).mean((2, 3))),
+    ),
+    "clamp in place": ("clamp → mean → linear", lambda m, a: m.fc(m.clamp(a).mean((2, 3)))),
+    "SiLU": ("SiLU → mean → linear", lambda m, a: m.fc(F.silu(a).mean((2, 3)))),
+    "Hardswish": ("Hardswish → mean → linear", lambda m, a: m.fc(F.hardswish(a, inplace=True).mean((2, 3)))),
+    "GELU": ("GELU → mean → linear", lambda m, a: m.fc(F.gelu(a).mean((2, 3)))),
+    "GELU by tanh": ("GELU → mean → linear", lambda m, a: m.fc(F.gelu(a, approximate="tanh").mean((2, 3)))),
+    "LeakyReLU": ("LeakyReLU → mean → linear", lambda m, a: m.fc(m.leaky(a).mean((2, 3)))),
     "two linears": ("mean → head → linear", lambda m, a: m.fc2(F.hardswish(m.fc(a.mean((2, 3)))))),
     "in place on the pooled": ("mean → head", lambda m, a: m.fc(m.pool(a).flatten(1).mul_(2).tanh()).tanh()),
     "scaled": ("mean → head", lambda m, a: 7 * m.fc(a.mean((2, 3)))),
@@ -66,7 +85,10 @@ def partly_detached(model, pooled):
 
 
 OPEN = {
-    "BatchNorm between": ("BatchNorm2d follows 'conv'", lambda m, a: m.fc(m.norm(a).mean((2, 3)))),
+    "BatchNorm behind an activation": ("BatchNorm2d follows 'conv'", lambda m, a: m.fc(m.norm(a.relu()).mean((2, 3)))),
+    "two activations": ("silu follows 'conv'", lambda m, a: m.fc(F.silu(a.relu()).mean((2, 3)))),
+    "BatchNorm of the batch": ("batch_norm follows 'conv'", lambda m, a: m.fc(F.batch_norm(a, None, None, training=True).mean((2, 3)))),
+    "an activation without a derivative here": ("tanh follows 'conv'", lambda m, a: m.fc(a.tanh().mean((2, 3)))),
     "two ways": ("what 'conv' puts out goes 2 ways", lambda m, a: m.fc(a.mean((2, 3))) + a.sum()),
     "maximum": ("amax follows 'conv'", lambda m, a: m.fc(a.amax((2, 3)))),
     "mean over one side": ("mean follows 'conv'", lambda m, a: m.fc(a.mean(2).mean(2))),
@@ -172,6 +194,17 @@ class TestChanges:
         with torch.no_grad():
             model.head.weight.neg_()
         self.assert_right(model, cam)
+        assert cam._made is made
+
+    def test_statistics_of_a_norm_behind_the_layer_are_followed(self):
+        model = Tail(lambda m, a: m.fc(F.relu6(m.norm(a)).mean((2, 3)))).eval()
+        cam, expected = camfast.GradCAM(model, "conv"), by_autograd(model, camfast.GradCAM, "conv")
+        first, made = cam(X), cam._made
+        with torch.no_grad():
+            model.norm.running_mean.add_(0.3)
+            model.norm.weight.neg_()
+        torch.testing.assert_close(cam(X), expected(X), rtol=0, atol=1e-5)
+        assert not cam(X).allclose(first, atol=0.1)
         assert cam._made is made
 
     def test_another_parameter(self):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import CifarNet, PooledNet, Tail
 
 import camfast
@@ -37,6 +38,12 @@ def test_another_head_and_a_relu_before_the_pooling(tmp_path):
     path = camfast.to_pt2(model, tmp_path / "tail.pt2", "norm", method="layercam", example=X[:1])
     assert [file.name for file in tmp_path.iterdir()] == ["tail.pt2"]
     assert_is_the_engine(camfast.load_explainer(path), camfast.LayerCAM(model, "norm"), X, [1, 3])
+
+
+def test_a_batch_norm_and_an_activation_before_the_pooling(tmp_path):
+    model = Tail(lambda net, x: net.fc(F.silu(net.norm(x)).mean((2, 3)))).eval()
+    path = camfast.to_pt2(model, tmp_path / "tail.pt2", "conv", example=X[:1])
+    assert_is_the_engine(camfast.load_explainer(path), camfast.GradCAM(model, "conv"), X, [1, 3])
 
 
 @pytest.mark.parametrize(

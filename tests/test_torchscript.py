@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import CifarNet, PooledNet, Residual, Tail, Tokens
 from PIL import Image
 from torch import nn
@@ -94,8 +95,30 @@ def test_a_head_that_is_not_linear_and_a_relu_before_the_pooling():
 
     model = Tail(head).eval()
     assert_is_the_engine(camfast.to_torchscript(model, "norm", example=X), camfast.GradCAM(model, "norm"), X, [1, 2])
-    explainer = camfast.to_torchscript(model, "conv", method="layercam", example=X)  # by autograd
+    explainer = camfast.to_torchscript(model, "conv", method="layercam", example=X)
     assert_is_the_engine(explainer, camfast.LayerCAM(model, "conv"), X)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda x: x,
+        F.relu6,
+        F.silu,
+        F.hardswish,
+        F.gelu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: F.leaky_relu(x, 0.2),
+    ],
+)
+@pytest.mark.parametrize("optimize", ["none", "inference"])
+def test_a_batch_norm_and_an_activation_before_the_pooling(activation, optimize):
+    model = Tail(lambda net, x: net.fc(activation(net.norm(x)).mean((2, 3)))).eval()
+    for method, engine in (("gradcam", camfast.GradCAM), ("layercam", camfast.LayerCAM)):
+        explainer = camfast.to_torchscript(model, "conv", method=method, example=X, optimize=optimize)
+        cam = engine(model, "conv", optimize=optimize)
+        assert_is_the_engine(explainer, cam, X, [1, 2])
+        assert cam.plan.gradient.startswith("closed form at conv: BatchNorm → ")
 
 
 def test_a_head_without_a_last_linear_layer():

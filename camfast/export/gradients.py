@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from camfast.pointwise import Pointwise
+
 
 class Seen(NamedTuple):
     """What an explanation is made of; either ``gradients`` or ``weights``."""
@@ -72,37 +74,35 @@ class AnyHead(nn.Module):
 
 
 class ClosedForm(nn.Module):
-    """The part up to the layer, then ReLU or not, the mean over positions, and a head; see :mod:`camfast.tail`."""
+    """The part up to the layer, what lies between it and pooling, the mean over positions, and a head; see
+    :mod:`camfast.tail`."""
 
     def __init__(
-        self, before: nn.Module, head: nn.Module, rectified: bool, keeps_positions: bool, averaged: bool
+        self, before: nn.Module, between: Pointwise, head: nn.Module, keeps_positions: bool, averaged: bool
     ) -> None:
         """
         Args:
             before: makes activations [N, C, h, w] of images.
+            between: what lies between the layer and the pooling.
             head: makes :class:`Pooled` of a pooled map and classes.
-            rectified: whether a ReLU lies between the layer and the pooling.
             keeps_positions: whether the head takes [N, C, 1, 1], and not [N, C].
             averaged: whether the mean of the gradients is asked for in their place.
         """
         super().__init__()
         self.before = before
+        self.between = between
         self.head = head
-        self.rectified = rectified
         self.keeps_positions = keeps_positions
         self.averaged = averaged
 
     def forward(self, x: Tensor, targets: Tensor | None) -> Seen:
         activations = self.before(x)
-        kept = activations.relu() if self.rectified else activations
-        gradient, logits, classes = self.head(kept.mean(dim=(2, 3), keepdim=self.keeps_positions), targets)
+        pooled = self.between(activations).mean(dim=(2, 3), keepdim=self.keeps_positions)
+        gradient, logits, classes = self.head(pooled, targets)
         positions = activations.shape[2] * activations.shape[3]
-        if self.averaged and not self.rectified:
-            return Seen(activations, None, gradient.float() / positions, logits, classes)
-        spread = (gradient / positions)[:, :, None, None].to(activations.dtype)
-        if self.rectified:
-            return Seen(activations, spread * (activations > 0), None, logits, classes)
-        return Seen(activations, spread.expand(activations.shape), None, logits, classes)
+        if self.averaged and self.between.is_linear():
+            return Seen(activations, None, self.between.scaled(gradient.float()) / positions, logits, classes)
+        return Seen(activations, self.between.back(activations, gradient / positions), None, logits, classes)
 
 
 class Cut(nn.Module):

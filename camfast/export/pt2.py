@@ -19,6 +19,7 @@ from camfast.export.parts import Before, Head, example_for, needs_operators, par
 from camfast.files import whole_file
 from camfast.layers import Layers
 from camfast.models import LoadedModel
+from camfast.optimize.split import copied
 from camfast.outputs import Selector
 from camfast.proof import distance
 
@@ -128,7 +129,7 @@ def _explain(material: Material, optimize: str, size: tuple[int, int] | None) ->
     else:
         head = BackHead(Head.of(tail), tail.pooled(material.activations))
     averaged = material.rule == "gradcam"
-    gradients = ClosedForm(before, head, tail.rectified, tail.keeps_positions, averaged=averaged)
+    gradients = ClosedForm(before, copied(tail.between, None), head, tail.keeps_positions, averaged=averaged)
     heatmaps = Heatmaps(material.rule, not material.is_cam, AsMaps(material.reading, material.batch.size))
     return Explain(gradients, heatmaps, size, guarded=True)
 

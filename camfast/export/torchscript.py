@@ -30,6 +30,7 @@ from camfast.export.parts import (
 )
 from camfast.layers import Layers
 from camfast.models import LoadedModel
+from camfast.optimize.split import copied
 from camfast.outputs import Selector
 from camfast.preprocess import Preprocessing
 from camfast.quiet import without_notices
@@ -159,7 +160,8 @@ def _gradients(material: Material, optimize: str) -> nn.Module:
         head = LinearHead(tail.last.weight, tail.last.bias)
     else:
         head = AnyHead(_traced(Head.of(tail), tail.pooled(material.activations)))
-    return ClosedForm(before, head, tail.rectified, tail.keeps_positions, averaged=material.rule == "gradcam")
+    between = copied(tail.between, None).eval()
+    return ClosedForm(before, between, head, tail.keeps_positions, averaged=material.rule == "gradcam")
 
 
 class _Function(nn.Module):

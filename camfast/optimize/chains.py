@@ -8,21 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
+from camfast.activations import NO_ACTIVATION, Activation, activation_of
 from camfast.trace import called_module
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """As oneDNN calls it."""
-
-    name: str = "none"
-    scalars: tuple[float, ...] = ()
-    algorithm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +21,7 @@ class Chain:
     """A convolution, then perhaps the sum with another map, then perhaps an activation."""
 
     nodes: tuple[fx.Node, ...]
-    activation: Activation = Activation()
+    activation: Activation = NO_ACTIVATION
     other: fx.Node | None = None
     """What is added."""
 
@@ -128,43 +119,3 @@ def _chain_from(part: fx.GraphModule, node: fx.Node, shapes: dict[Any, torch.Siz
         if activation_of(next_user, called_module(part, next_user)) == Activation("relu"):
             return Chain((node, user, next_user), Activation("relu"), others[0])
     return Chain((node, user), other=others[0])
-
-
-_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.Hardswish: "hardswish",
-    nn.SiLU: "swish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-}
-_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.hardswish: "hardswish",
-    F.silu: "swish",
-    F.hardsigmoid: "hardsigmoid",
-    torch.sigmoid: "sigmoid",
-    torch.tanh: "tanh",
-}
-_METHODS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
-
-
-def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
-    """The activation that a call is, if it is one."""
-    if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
-        return Activation("hardtanh", (float(module.min_val), float(module.max_val)))
-    if type(module) is nn.LeakyReLU:
-        return Activation("leaky_relu", (float(module.negative_slope),))
-    if type(module) is nn.GELU:
-        return Activation("gelu", (), module.approximate)
-    name = None
-    if module is not None:
-        name = _MODULES.get(type(module))
-    elif node.op == "call_function":
-        if node.target is F.relu6:
-            return Activation("hardtanh", (0.0, 6.0))
-        name = _FUNCTIONS.get(node.target)
-    elif node.op == "call_method":
-        name = _METHODS.get(str(node.target))
-    return None if name is None else Activation(name)

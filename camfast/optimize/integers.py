@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camfast.optimize.chains import Activation
+from camfast.activations import Activation
 
 ACTIVATIONS = ("none", "relu", "hardtanh", "hardswish", "swish")
 """That oneDNN computes on integers."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from camfast.optimize.chains import Activation, Chains, activation_of, calls_of
+from camfast.activations import Activation, activation_of
+from camfast.optimize.chains import Chains, calls_of
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from camfast.norms import attribute, batch_norm_of
 from camfast.optimize.attention import spell_out_attention
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module, drop_unused, is_identity
@@ -76,13 +77,13 @@ def call_modules(part: fx.GraphModule) -> None:
     made: dict[Any, Callable[..., nn.Module | None]] = {
         F.conv2d: _convolution,
         torch.conv2d: _convolution,
-        F.batch_norm: _batch_norm,
+        F.batch_norm: batch_norm_of,
     }
     for node in list(part.graph.nodes):
         if node.op != "call_function" or node.target not in made:
             continue
-        args = [_attribute(part, value) for value in node.args[1:]]
-        kwargs = {name: _attribute(part, value) for name, value in node.kwargs.items()}
+        args = [attribute(part, value) for value in node.args[1:]]
+        kwargs = {name: attribute(part, value) for name, value in node.kwargs.items()}
         module = made[node.target](*args, **kwargs) if node.args else None
         if module is None:
             continue
@@ -92,12 +93,6 @@ def call_modules(part: fx.GraphModule) -> None:
             call = part.graph.call_module(name, (node.args[0],))
         node.replace_all_uses_with(call)
         part.graph.erase_node(node)
-
-
-def _attribute(part: fx.GraphModule, value: Any) -> Any:
-    """The parameter or buffer that a node stands for; everything else as it is."""
-    is_attribute = isinstance(value, fx.Node) and value.op == "get_attr"
-    return operator.attrgetter(str(value.target))(part) if is_attribute else value
 
 
 def _convolution(
@@ -121,25 +116,6 @@ def _convolution(
 def _pair(value: Any) -> tuple[int, int] | None:
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     return both if len(both) == 2 and all(isinstance(n, int) for n in both) else None
-
-
-def _batch_norm(
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: Any = False,
-    momentum: Any = 0.1,
-    eps: Any = 1e-5,
-) -> nn.BatchNorm2d | None:
-    if training is not False or not all(isinstance(t, Tensor) for t in (running_mean, running_var, weight, bias)):
-        return None
-    with torch.device("meta"):
-        module = nn.BatchNorm2d(len(running_mean), eps)
-    module.running_mean, module.running_var = running_mean.detach(), running_var.detach()
-    module.weight, module.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)
-    module.num_batches_tracked = None
-    return module.eval()
 
 
 def fold_padding(part: fx.GraphModule) -> None:
