@@ -100,7 +100,9 @@ class Tail:
 
     def _begun(self, activations: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """The pooled map, where a graph begins, and what the body makes of it."""
-        pooled = self.pooled(activations, dtype).detach().requires_grad_()
+        with torch.no_grad():
+            pooled = self.pooled(activations, dtype).detach()
+        pooled.requires_grad_()
         return pooled, self.body(pooled.clone())  # which the body may change in place
 
     def _of_channels(self, pooled: Tensor, found: Sequence[Tensor | None], dimensions: int) -> Tensor:

@@ -96,9 +96,10 @@ def _traced(
     copies: dict[int, nn.Module] = {}
     tracer: _Tracer | None = None
     try:
-        root = _Call(hollow_copy(model, copies), batch)
+        whole = hollow_copy(model, copies)
+        root = _Call(whole, batch)
         marked = {id(copies[id(module)]): name for name, module in layers.items() if id(module) in copies}
-        tracer = _Tracer(marked, _holders(root, marked), opaque)
+        tracer = _Tracer(marked, _holders(whole, marked), opaque)
         with _tracing, spare_buffers(copies):
             return root, tracer.trace(root), tracer
     except NotTraceable:
@@ -109,9 +110,10 @@ def _traced(
         raise NotTraceable(first_line(error)) from error
 
 
-def _holders(root: nn.Module, marked: Mapping[int, str]) -> set[int]:
-    """The modules that hold a marked one."""
-    return {id(m) for m in modules_of(root) if any(id(inner) in marked for inner in modules_of(m) if inner is not m)}
+def _holders(whole: nn.Module, marked: Mapping[int, str]) -> set[int]:
+    """The model, and the modules of it that hold a marked one."""
+    holding = (m for m in modules_of(whole) if any(id(inner) in marked for inner in modules_of(m) if inner is not m))
+    return {id(whole), *map(id, holding)}
 
 
 def drop_unused(graph: fx.Graph, root: nn.Module) -> None:
@@ -193,7 +195,7 @@ class _Tracer(fx.Tracer):
         """
         Args:
             names: of the target layers.
-            holders: the modules that hold one.
+            holders: modules that are gone through, or nothing is had: the model, and those that hold one.
             opaque: what else is recorded as it is.
         """
         none: Any = ()  # some versions of torch are typed for exactly one module

@@ -29,9 +29,19 @@ def plain_module(model: Any) -> nn.Module:
         raise TypeError(
             "model is a torch.jit.ScriptModule, which hooks cannot see into; give the module it was made from"
         )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    return model
+    return require_module(model)
+
+
+def require_module(model: Any) -> nn.Module:
+    """A model, if it is a module.
+
+    Raises:
+        TypeError: it is none, such as a :class:`camfast.LoadedModel`, which has one.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    remedy = "; give its .module" if isinstance(getattr(model, "module", None), nn.Module) else ""
+    raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module{remedy}")
 
 
 def _is_compile_wrapper(module: Any) -> bool:

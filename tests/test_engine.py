@@ -276,6 +276,8 @@ def test_what_cannot_be_explained_is_refused_by_name():
         camfast.GradCAM(traced)
     with pytest.raises(TypeError, match="model is a function; expected a torch.nn.Module"):
         camfast.GradCAM(lambda x: x)
+    with pytest.raises(TypeError, match="model is a LoadedModel; expected a torch.nn.Module; give its .module"):
+        camfast.GradCAM(camfast.load_model())
 
 
 def test_the_context_manager_form():

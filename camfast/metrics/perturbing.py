@@ -18,6 +18,7 @@ from camfast.outputs import Chosen, PerSample, Selector
 from camfast.passes import prepared
 from camfast.targets import Classes, Target, check_targets
 from camfast.targets import Scores as Functions
+from camfast.wrappers import require_module
 
 Score: TypeAlias = "Literal['softmax', 'logit'] | Callable[[Tensor], Tensor]"
 Make = Callable[[Tensor, Tensor], Tensor]
@@ -49,7 +50,7 @@ class Scorer:
         batch_size: int | None = None,
         known: Any = None,
     ) -> None:
-        self.model = _check_model(model)
+        self.model = require_module(model)
         self.batch = normal_tensors(check_inputs(x))
         if len(self.batch) == 0:
             raise ValueError("x has no images; expected at least 1")
@@ -162,13 +163,6 @@ def _unless_out_of_memory(run: Callable[[int, int], Tensor], begin: int, end: in
         if not is_out_of_memory(error) or end - begin == 1:
             raise
     return None
-
-
-def _check_model(model: Any) -> nn.Module:
-    if isinstance(model, nn.Module):
-        return model
-    hint = "; give its .module" if isinstance(getattr(model, "module", None), nn.Module) else ""
-    raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module{hint}")
 
 
 def _check_score(score: Any) -> Callable[[Tensor], Tensor]:
