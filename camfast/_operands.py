@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -114,6 +115,16 @@ def check_floating(name: str, value: object) -> None:
 def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.device != other.device:
         raise ValueError(f"{name} is on {value.device}; expected the device of {other_name}, {other.device}")
+
+
+def check_scale(values: Tensor, step: float, zero: int) -> None:
+    check_floating("values", values)
+    if values.dtype == torch.float64:
+        raise TypeError("values has dtype torch.float64; expected float32, float16 or bfloat16: call .float() first")
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step is {step}; expected a finite number above 0")
+    if not 0 <= zero <= 255:
+        raise ValueError(f"zero is {zero}; expected 0 to 255")
 
 
 def _several(name: str, explained: Tensor, one: torch.Size) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camfast import reference
 from camfast._extension import BUILD_INFO, LOAD_ERROR
-from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
+from camfast._operands import accumulation_type, check_cam, check_out, check_scale, ranges_shape
 from camfast._overlay_operands import check_rgb, check_yuv420
 
 
@@ -135,6 +135,11 @@ def _overlay_yuv420_shapes(
     check_yuv420(luma, blue, red, heatmaps, colors, alpha, region, ranges, normalize)
 
 
+def _quantize_shapes(values: Tensor, *, step: float, zero: int) -> Tensor:
+    check_scale(values, step, zero)
+    return torch.empty_like(values, dtype=torch.uint8)
+
+
 def _cam(
     activations: Tensor, gradients: Tensor | None = None, weights: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
@@ -178,6 +183,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "overlay": _overlay_shapes,
     "overlay_": _overlay_in_place_shapes,
     "overlay_yuv420_": _overlay_yuv420_shapes,
+    "quantize": _quantize_shapes,
 }
 FALLBACKS: dict[str, Callable[..., Any]] = {
     "cam": _fallback(_cam),
@@ -185,6 +191,7 @@ FALLBACKS: dict[str, Callable[..., Any]] = {
     "overlay": _fallback(reference.overlay),
     "overlay_": _fallback(_nothing_returned(reference.overlay_)),
     "overlay_yuv420_": _fallback(reference.overlay_yuv420_),
+    "quantize": _fallback(reference.quantize),
 }
 
 

@@ -120,16 +120,26 @@ class Copies:
     ) -> tuple[ModelRunner, Plan]:
         """The model's graph in parts, the first of them in integers, the second in float32, and perhaps compiled."""
         self._check_int8()
+        if onednn.available(torch.bfloat16):
+            with contextlib.suppress(Unusable):
+                return self._in_int8_beside(torch.bfloat16, compiled, wanted, otherwise, plan)
+        return self._in_int8_beside(torch.float32, compiled, wanted, otherwise, plan)
+
+    def _in_int8_beside(
+        self, values: torch.dtype, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
+    ) -> tuple[ModelRunner, Plan]:
+        """With a type of what is no integer."""
         parts, folded = self._simplified_parts()
         _lay_channels_last(parts.before)
         shown = self._shown()
         with or_unusable():
             inputs = self._converted(self._fresh_batch.tensors)
-            count = int8.quantize(parts.before, inputs, [self._converted(batch.tensors) for batch in shown])
+            count = int8.quantize(parts.before, inputs, [self._converted(batch.tensors) for batch in shown], values)
         if count == 0:
             raise Unusable("there are no convolutions up to the layer")
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last"]
-        steps += [f"{count} convolutions in 8-bit integers by oneDNN", self._packed(parts)]
+        steps += [f"{count} convolutions in 8-bit integers by oneDNN, all else in {_short(values)}"]
+        steps += [self._packed(parts)]
         runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
         with or_unusable():  # as the model may take no other number of samples than those at hand
             shown_wanted = self._wanted(shown[0])

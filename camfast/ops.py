@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camfast import reference
 from camfast._memory import mark_written
-from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
+from camfast._operands import accumulation_type, check_cam, check_out, check_scale, ranges_shape
 from camfast._overlay_operands import check_rgb, check_yuv420
 from camfast._registration import reference_serves
 
@@ -238,6 +238,33 @@ def overlay_yuv420_(
     else:
         torch.ops.camfast.overlay_yuv420_(luma, blue, red, _float32(heatmaps), colors.contiguous(), **options)
         mark_written(luma, blue, red)
+
+
+def quantize(values: Tensor, *, step: float, zero: int) -> Tensor:
+    """Values as 8-bit integers of a scale, in one pass: ``round(values / step) + zero``, cut off at 0 and 255.
+
+    Computed in float32, as ``values * (1 / step) + zero`` rounded to the nearest, and of two the even one; NaN becomes
+    0. (Affine quantization: Jacob et al., CVPR 2018.)
+
+    Args:
+        values: float32, float16 or bfloat16, any shape.
+        step: between the values of two integers; finite, above 0.
+        zero: the integer of zero, 0 to 255.
+
+    Returns:
+        uint8, of the shape and, where elements fill their memory, the strides of the values.
+
+    Raises:
+        TypeError, ValueError: names the operand that is wrong.
+
+    >>> camfast.ops.quantize(torch.tensor([-1.0, 0.0, 0.25, 30.0]), step=0.1, zero=10)
+    tensor([  0,  10,  12, 255], dtype=torch.uint8)
+    """
+    check_scale(values, step, zero)
+    if reference_serves():
+        return reference.quantize(values, step=step, zero=zero)
+    integers: Tensor = torch.ops.camfast.quantize(values.detach(), step=step, zero=zero)
+    return integers
 
 
 def _number(alpha: float) -> float:

@@ -171,7 +171,10 @@ def apart_as_a_whole(expected: ForwardPass, found: ForwardPass) -> float:
     """The same by the norm of the difference over that of what is expected: single values may be far off."""
     pairs = [(expected.output, found.output)]
     pairs += [(tensor, found.activations[name]) for name, tensor in expected.activations.items()]
-    ratios = [float((one.double() - other.double()).norm() / one.double().norm()) for one, other in pairs]
+    ratios = []
+    for one, other in pairs:
+        norm, difference = float(one.double().norm()), float((one.double() - other.double()).norm())
+        ratios.append(difference / norm if norm > 0 else difference)  # the head of a model may begin with zeros
     return math.inf if any(map(math.isnan, ratios)) else max(ratios)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from camfast._operands import accumulation_type, check_cam, check_out, ranges_shape
+from camfast._operands import accumulation_type, check_cam, check_out, check_scale, ranges_shape
 from camfast._overlay_operands import Region, check_rgb, check_yuv420
 
 # Beyond this a map counts as not finite: below it no difference of two values overflows.
@@ -124,6 +124,12 @@ def overlay_yuv420_(
     mean_levels = (quads.sum(dim=(2, 4)) + 2) // 4
     for plane, channel in ((blue, 1), (red, 2)):
         _blend_(plane[:, above:below, before:after], colors[:, channel][mean_levels], alpha)
+
+
+def quantize(values: Tensor, *, step: float, zero: int) -> Tensor:
+    """Values as 8-bit integers of a scale; as :func:`camfast.ops.quantize`."""
+    check_scale(values, step, zero)
+    return values.detach().float().mul(1 / step).add_(zero).nan_to_num_(0).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _layer_map(activations: Tensor, gradients: Tensor | None, weights: Tensor | None, rule: str) -> Tensor:

@@ -25,4 +25,7 @@ STABLE_TORCH_LIBRARY(camfast, m) {
   m.def(
       "overlay_yuv420_(Tensor(a!) luma, Tensor(b!) blue, Tensor(c!) red, Tensor heatmaps, Tensor colors, *, float alpha, "
       "SymInt[4] region, Tensor? ranges=None, bool normalize=False) -> ()");
+
+  // values: float32, float16 or bfloat16, any shape; uint8 of the same strides where elements fill their memory.
+  m.def("quantize(Tensor values, *, float step, int zero) -> Tensor");
 }

@@ -168,3 +168,22 @@ def test_overlays(program, simd, kind, data, alpha, threads):
         *places,
     )
     assert torch.frombuffer(bytearray(output), dtype=torch.uint8).equal(torch.cat([s.flatten() for s in storages]))
+
+
+@pytest.mark.parametrize("simd", INSTRUCTION_SETS)
+@settings(max_examples=40)
+@given(
+    count=st.integers(1, 300) | st.integers(4000, 9000),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    step=st.sampled_from([0.02, 1.0]),
+    zero=st.integers(0, 255),
+    threads=st.integers(1, 3),
+)
+def test_quantize(program, simd, count, dtype, step, zero, threads):
+    values = (torch.randn(count, generator=torch.Generator().manual_seed(count)) * 70 * step).to(dtype)
+    values[::97] = float("nan")
+    operation = 6 + [torch.float32, torch.float16, torch.bfloat16].index(dtype)
+    scale = torch.tensor([1 / step, zero], dtype=torch.float32)
+    output = run(program, simd, packed(operation, threads), block(scale), block(values))
+    expected = ops.quantize(values, step=step, zero=zero)
+    assert torch.frombuffer(bytearray(output), dtype=torch.uint8).equal(expected)

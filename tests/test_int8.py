@@ -1,5 +1,7 @@
 """Convolutions in integers: what they compute, where integers go, and how far explanations are from the model's."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ import camfast
 from camfast.activations import Activation
 from camfast.demo import packaged
 from camfast.images import read_image
-from camfast.optimize import int8, integers
+from camfast.optimize import int8, integers, onednn
 from camfast.optimize.integers import Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
 
 computes = pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")
@@ -163,7 +165,19 @@ def quantized(function, shown=None, **modules):
         other = torch.cat([X, X.flip(3)])[:, :, :17]
         assert float((part((other,)) - model(other)).norm() / model(other).norm()) < 0.05
     assert count == sum(isinstance(m, IntegerConvolution) for m in part.modules())
+    if onednn.available(torch.bfloat16):
+        assert_as_good_beside_bfloat16(model, part, x, x if shown is None else shown)
     return called(part), distance
+
+
+def assert_as_good_beside_bfloat16(model, beside_float32, x, shown):
+    part = part_of(copy.deepcopy(model))
+    int8.quantize(part, ((x,),), [((shown,),)], torch.bfloat16)
+    assert [name for name in called(part) if name != "_floating"] == called(beside_float32)
+    with torch.no_grad():
+        found, expected = part((x,)), model(x)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 0.04
 
 
 def conv(inputs, outputs, size=3):
@@ -303,7 +317,7 @@ class TestExplanations:
         assert float((found.logits - expected.logits).norm() / expected.logits.norm()) < 0.15
         assert found.logits.dtype == torch.float32
         assert cam.plan.notes == ()
-        assert "channels-last, 49 convolutions in 8-bit integers by oneDNN; " in cam.plan.forward
+        assert "channels-last, 49 convolutions in 8-bit integers by oneDNN, all else in " in cam.plan.forward
         assert 3e6 < cam.plan.memory < 4e6  # a byte a weight
         assert_same(before, fingerprint(model))
 

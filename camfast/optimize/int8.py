@@ -2,9 +2,9 @@
 
 A weight is an integer of -127 to 127 times the step of its output channel; a value of a map is an integer of 0 to 255,
 less that of zero, times the step of the map. Steps come from the ranges that maps have for some inputs; what lies
-outside is cut off. Sums are exact. Biases are float32, as is all but convolutions, max pooling, and what oneDNN does
-beside them. (Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference, CVPR 2018.)
+outside is cut off. Sums are exact, and biases float32. All but convolutions, max pooling, and what oneDNN does beside
+them, is in floating point: in bfloat16 where the processor has it. (Jacob et al., Quantization and Training of Neural
+Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018.)
 """
 
 from __future__ import annotations
@@ -12,29 +12,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from camfast.optimize.chains import Chain, Chains
+from camfast.optimize.converted import convert
 from camfast.optimize.integers import ACTIVATIONS, Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
 from camfast.optimize.ranges import watch
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module, is_pure
 
 
-def quantize(part: fx.GraphModule, inputs: tuple[Any, ...], shown: Iterable[tuple[Any, ...]]) -> int:
+def quantize(
+    part: fx.GraphModule,
+    inputs: tuple[Any, ...],
+    shown: Iterable[tuple[Any, ...]],
+    values: torch.dtype = torch.float32,
+) -> int:
     """Replaces convolutions, and what can be done beside them, by ones of integers; how many.
 
     Args:
         part: in float32.
         inputs: such as it will meet; weights are packed for the shapes that they make, and serve others too.
         shown: batches of inputs that show how large values become, and what they are on average.
+        values: the type of all that is no integer, but for the inputs, what is done to them first, and the results.
     """
-    return _Quantization(part, inputs, shown).run()
+    return _Quantization(part, inputs, shown, values).run()
 
 
 class _Quantization:
-    def __init__(self, part: fx.GraphModule, inputs: tuple[Any, ...], shown: Iterable[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, part: fx.GraphModule, inputs: tuple[Any, ...], shown: Iterable[tuple[Any, ...]], values: torch.dtype
+    ) -> None:
         self._part = part
+        self._type = values
         self._graph = part.graph
         self._shapes = shapes_of(part, inputs)
         self._seen = watch(part, shown)
@@ -62,6 +73,8 @@ class _Quantization:
             if not node.users and (node in self._inside or node in self._integers):
                 self._graph.erase_node(node)
         self._part.delete_all_unused_submodules()
+        if self._type != torch.float32:
+            convert(self._part, self._type, keeps=(Quantize,))
         self._part.recompile()
         return len(self._chains.by_last)
 
@@ -105,8 +118,11 @@ class _Quantization:
         if chain.other is not None:
             added = None if result is None else self._scales[chain.other]
             inputs.append(self._to_be_written(chain, chain.other, added))
-        mean = self._seen[source].mean
-        module = IntegerConvolution(convolution, shape, mean, self._scales[source], result, chain.activation, added)
+        mean, scale = self._seen[source].mean, self._scales[source]
+        values = (
+            self._type if chain.other is not None or any(user.op != "output" for user in last.users) else torch.float32
+        )
+        module = IntegerConvolution(convolution, shape, mean, scale, result, chain.activation, added, values)
         made = self._call(module, last, *inputs)
         if result is None:
             self._values[last] = made
@@ -126,7 +142,7 @@ class _Quantization:
         """What is added, as integers where there is a scale, in memory of its own."""
         integers, values = self._integers.get(other), self._values.get(other, other)
         if scale is None and integers is not None and other in self._without_values:
-            return self._call(Dequantize(self._scales[other]), chain.last, integers)
+            return self._call(Dequantize(self._scales[other], self._type), chain.last, integers)
         if scale is not None and integers is None:
             return self._call(Quantize(scale), chain.last, values)
         if scale is not None and integers is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camfast.activations import Activation
+from camfast.ops import quantize
 
 ACTIVATIONS = ("none", "relu", "hardtanh", "hardswish", "swish")
 """That oneDNN computes on integers."""
@@ -45,18 +46,19 @@ class Quantize(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mul(1 / self.scale.step).add_(self.scale.zero).round_().clamp_(0, 255).to(torch.uint8)
+        return quantize(x, step=self.scale.step, zero=self.scale.zero)
 
 
 class Dequantize(nn.Module):
-    """Integers of a scale as values."""
+    """Integers of a scale as values of a type."""
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, values: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.scale = scale
+        self.values = values
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.float32).sub_(self.scale.zero).mul_(self.scale.step)
+        return x.to(self.values).sub_(self.scale.zero).mul_(self.scale.step)
 
 
 class IntegerMaxPool(nn.Module):
@@ -88,6 +90,7 @@ class IntegerConvolution(nn.Module):
         result: Scale | None,
         activation: Activation,
         added: Scale | None,
+        values: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         weight = convolution.weight.detach()
@@ -108,7 +111,7 @@ class IntegerConvolution(nn.Module):
         self.rest = (
             bias,
             *geometry,
-            *((1.0, 0, torch.float32) if result is None else (result.step, result.zero, torch.uint8)),
+            *((1.0, 0, values) if result is None else (result.step, result.zero, torch.uint8)),
         )
         self.added = (1.0, 0) if added is None else (added.step, added.zero)
         self.activation = activation

@@ -2,21 +2,13 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <type_traits>
-
 #include "../cam_operator.h"
 #include "cam.h"
+#include "elements.h"
 #include "parallel.h"
 
 namespace camfast {
 namespace {
-
-// torch's 16-bit types as the kernels, which know no torch, call them.
-template <typename T>
-using Element = std::conditional_t<
-    std::is_same_v<T, torch::headeronly::Half>,
-    Float16,
-    std::conditional_t<std::is_same_v<T, torch::headeronly::BFloat16>, BFloat16, T>>;
 
 struct Cpu {
   template <typename T, typename Acc>

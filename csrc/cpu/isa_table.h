@@ -4,6 +4,7 @@
 #include "cam_kernels.h"
 #include "map_kernels.h"
 #include "overlay_kernels.h"
+#include "quantize_kernels.h"
 
 namespace camfast::CAMFAST_ISA {
 
@@ -16,7 +17,8 @@ Kernels table(const char* name) {
       cam_kernels<BFloat16, float>(),
       map_kernels<float>(),
       map_kernels<double>(),
-      overlay_kernels()};
+      overlay_kernels(),
+      quantize_kernels()};
 }
 
 }  // namespace camfast::CAMFAST_ISA

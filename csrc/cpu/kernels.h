@@ -123,6 +123,16 @@ struct OverlayKernels {
       const uint8_t* from, const uint8_t* levels, int64_t count, const uint8_t* table, int opacity, uint8_t* to);
 };
 
+// integers[i] = values[i] * scale + zero, to the nearest in 0 .. 255.
+template <typename T>
+using QuantizeKernel = void (*)(const T* values, int64_t count, float scale, float zero, uint8_t* integers);
+
+struct QuantizeKernels {
+  QuantizeKernel<float> float32;
+  QuantizeKernel<Float16> float16;
+  QuantizeKernel<BFloat16> bfloat16;
+};
+
 struct Kernels {
   const char* name;
   CamKernels<float, float> float32;
@@ -132,11 +142,14 @@ struct Kernels {
   MapKernels<float> maps32;
   MapKernels<double> maps64;
   OverlayKernels overlay;
+  QuantizeKernels quantizers;
 
   template <typename T>
   const auto& cam() const;
   template <typename Acc>
   const auto& maps() const;
+  template <typename T>
+  QuantizeKernel<T> quantize() const;
 };
 
 template <>
@@ -162,6 +175,18 @@ inline const auto& Kernels::maps<float>() const {
 template <>
 inline const auto& Kernels::maps<double>() const {
   return maps64;
+}
+template <>
+inline QuantizeKernel<float> Kernels::quantize<float>() const {
+  return quantizers.float32;
+}
+template <>
+inline QuantizeKernel<Float16> Kernels::quantize<Float16>() const {
+  return quantizers.float16;
+}
+template <>
+inline QuantizeKernel<BFloat16> Kernels::quantize<BFloat16>() const {
+  return quantizers.bfloat16;
 }
 
 // Each is defined in a file of its own; null where that instruction set was not compiled.

@@ -10,6 +10,7 @@
 
 #include "../../csrc/cpu/cam.h"
 #include "../../csrc/cpu/overlay.h"
+#include "../../csrc/cpu/quantize.h"
 
 namespace {
 
@@ -91,6 +92,16 @@ camfast::Plane plane(const Block<uint8_t>& storage) {
   return {storage.data.get() + offset, number(), number(), number()};
 }
 
+template <typename T>
+void run_quantize(const Threads& threads) {
+  const Block<float> scale = block<float>();  // and zero
+  const Block<T> values = block<T>();
+  const Block<uint8_t> integers{values.count, std::unique_ptr<uint8_t[]>(new uint8_t[values.count])};
+  camfast::compute_quantized(
+      values.data.get(), values.count, scale.data[0], scale.data[1], integers.data.get(), threads);
+  write(integers);
+}
+
 // kind 0: packed or other RGB in one block; 1: YUV 4:2:0 in three.
 void run_overlay(int64_t kind, const Threads& threads) {
   camfast::OverlayArguments call;
@@ -153,8 +164,18 @@ int main() {
     case 3:
       run_cam<camfast::BFloat16, float>(threads);
       break;
-    default:
+    case 4:
+    case 5:
       run_overlay(operation - 4, threads);
+      break;
+    case 6:
+      run_quantize<float>(threads);
+      break;
+    case 7:
+      run_quantize<camfast::Float16>(threads);
+      break;
+    default:
+      run_quantize<camfast::BFloat16>(threads);
   }
   return 0;
 }
