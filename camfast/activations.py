@@ -52,6 +52,8 @@ def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
         return Activation("leaky_relu", (float(module.negative_slope),))
     if type(module) is nn.GELU:
         return Activation("gelu", (), module.approximate)
+    if any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values())):
+        return None  # a slope that the model computes
     name = None
     if module is not None:
         name = _MODULES.get(type(module))

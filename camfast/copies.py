@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,7 +16,8 @@ from camfast.inputs import Batch, normal_tensors
 from camfast.optimize import int8, integers, onednn
 from camfast.optimize.attention import spell_out_attention
 from camfast.optimize.compiled import Compiled
-from camfast.optimize.leaves import leaves_like, not_flat
+from camfast.optimize.converted import convert
+from camfast.optimize.leaves import leaves_like, not_flat, reach
 from camfast.optimize.simplify import simplify
 from camfast.optimize.split import Parts, copied, split
 from camfast.passes import ForwardPass
@@ -25,6 +27,7 @@ from camfast.proof import (
     Subject,
     apart,
     apart_as_a_whole,
+    distance,
     gradients_apart,
     random_score,
     samples_are_independent,
@@ -39,6 +42,11 @@ LEVELS: dict[str, tuple[str, ...]] = {"none": (), "inference": ("inference",), "
 
 HALF_PRECISION, INT8 = 0.2, 0.3
 """How far a copy may be from the model, as a whole."""
+EXACT = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""How far at most, of a copy in the precision of the model."""
+
+BEYOND = 1.5
+"""How much further than those that they were scaled by images may reach, before integers are scaled anew."""
 
 PlanAsItIs = Callable[[Subject, Batch], tuple[ModelRunner, Plan]]
 
@@ -73,7 +81,7 @@ class Copies:
         Args:
             plan_as_it_is: makes a plan of a copy of the whole model.
         """
-        wanted = self._wanted(self._given)
+        wanted = self._expected
         if self._in_integers:
             try:
                 return self._in_int8(optimize == "compile", wanted, otherwise, plan)
@@ -90,6 +98,11 @@ class Copies:
             except Unusable as reason:
                 self._notes.append(f"precision {_short(self._dtype)}: {reason}")
         return otherwise, dataclasses.replace(plan, notes=tuple(self._notes))
+
+    @functools.cached_property
+    def _expected(self) -> ForwardPass:
+        """What the model makes of the batch at hand."""
+        return self._wanted(self._given)
 
     def _wanted(self, batch: Batch) -> ForwardPass:
         """What the model makes of a batch."""
@@ -120,32 +133,40 @@ class Copies:
     ) -> tuple[ModelRunner, Plan]:
         """The model's graph in parts, the first of them in integers, the second in float32, and perhaps compiled."""
         self._check_int8()
-        if onednn.available(torch.bfloat16):
+        fast = torch.bfloat16 if onednn.available(torch.bfloat16) else torch.float32
+        # What linear layers of transformers get can have a few values that are much larger than all others.
+        *first, last = dict.fromkeys([(fast, True), (fast, False), (torch.float32, False)])
+        for values, linear in first:
             with contextlib.suppress(Unusable):
-                return self._in_int8_beside(torch.bfloat16, compiled, wanted, otherwise, plan)
-        return self._in_int8_beside(torch.float32, compiled, wanted, otherwise, plan)
+                return self._in_int8_beside(values, linear, compiled, wanted, otherwise, plan)
+        return self._in_int8_beside(*last, compiled, wanted, otherwise, plan)
 
     def _in_int8_beside(
-        self, values: torch.dtype, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
+        self, values: torch.dtype, linear: bool, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
     ) -> tuple[ModelRunner, Plan]:
-        """With a type of what is no integer."""
+        """With a type of what is no integer, and perhaps with linear layers in integers."""
         parts, folded = self._simplified_parts()
         _lay_channels_last(parts.before)
         shown = self._shown()
         with or_unusable():
             inputs = self._converted(self._fresh_batch.tensors)
-            count = int8.quantize(parts.before, inputs, [self._converted(batch.tensors) for batch in shown], values)
-        if count == 0:
-            raise Unusable("there are no convolutions up to the layer")
+            showing = [self._converted(batch.tensors) for batch in shown]
+            counts = int8.quantize(parts.before, inputs, showing, values, linear=linear)
+            # Of later layers it gives what it computes with, not another type of that, which has no gradient.
+            if parts.after is not None and not parts.later and values != torch.float32:
+                convert(parts.after, values)
+        if not any(counts):
+            raise Unusable("there are no convolutions or linear layers up to the layer")
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last"]
-        steps += [f"{count} convolutions in 8-bit integers by oneDNN, all else in {_short(values)}"]
+        steps += [f"{_layers(*counts)} in 8-bit integers by oneDNN, all else in {_short(values)}"]
         steps += [self._packed(parts)]
         runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
         with or_unusable():  # as the model may take no other number of samples than those at hand
             shown_wanted = self._wanted(shown[0])
         difference = self._checked(runner, shown[0], shown_wanted, INT8)
         memory = _bytes(parts, self._subject.model)
-        return Guarded(runner, otherwise), self._plan(steps, difference, plan, memory)
+        made = self._plan(steps, difference, plan, memory)
+        return Guarded(runner, otherwise), dataclasses.replace(made, reach=BEYOND * reach(self._given.images))
 
     def _check_int8(self) -> None:
         images = self._given.images
@@ -218,14 +239,26 @@ class Copies:
             folded = simplify(parts.before, (self._fresh_batch.tensors,))
             if parts.after is not None:
                 spell_out_attention(parts.after)
+        self._check_graph(parts)
         return parts, folded
+
+    def _check_graph(self, parts: Parts) -> None:
+        """Before anything is rounded: what a graph does not show could hide in that (a map that has a second name when
+        ``+=`` changes it)."""
+        rounds = self._in_integers or self._dtype is not None
+        if not rounds or not self._has <= {torch.float32, torch.float64}:
+            return
+        with or_unusable(), torch.inference_mode(False), torch.no_grad():
+            found = dict(zip(parts.first, parts.before(self._fresh_batch.tensors), strict=False))
+        worst = max(distance(self._expected.activations[name], found[name]) for name in parts.first)
+        if not worst <= EXACT[self._expected.activations[parts.first[0]].dtype]:
+            raise Unusable(f"the activations of its graph are {worst:.1e} away from the model's")
 
     def _packed(self, parts: Parts) -> str:
         """Packs the first part's layers for oneDNN, and says what it packed."""
         with or_unusable():
             convolutions, linears = onednn.pack(parts.before, self._converted(self._fresh_batch.tensors))
-        packed = [f"{n} {what}" for n, what in ((convolutions, "convolutions"), (linears, "linear layers")) if n]
-        return f"{' and '.join(packed)} packed by oneDNN" if packed else ""
+        return f"{_layers(convolutions, linears)} packed by oneDNN" if convolutions or linears else ""
 
     def _copied(
         self, dtype: torch.dtype, wanted: ForwardPass, otherwise: ModelRunner, plan_as_it_is: PlanAsItIs
@@ -289,7 +322,7 @@ class Copies:
 
     def _allowed(self) -> float:
         dtype = self._dtype or self._given.images.dtype
-        return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, HALF_PRECISION)
+        return EXACT.get(dtype, HALF_PRECISION)
 
 
 class Unusable(Exception):
@@ -326,6 +359,11 @@ def _lay_channels_last(part: nn.Module) -> None:
     for tensor in (*part.parameters(), *part.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def _layers(convolutions: int, linears: int) -> str:
+    counts = ((convolutions, "convolution"), (linears, "linear layer"))
+    return " and ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
 
 
 def _short(dtype: torch.dtype) -> str:

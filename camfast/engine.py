@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from abc import abstractmethod
@@ -54,7 +55,14 @@ class _Made:
 
     def fits(self, batch: Batch) -> bool:
         """Whether it is for inputs of this form, and the model still as it was."""
-        return self.form == batch.form and self.structure.still_holds()
+        return self.form == batch.form and self.structure.still_holds() and not self._is_beyond(batch)
+
+    def _is_beyond(self, batch: Batch) -> bool:
+        """Whether images are larger than all that the plan was made for; what is not finite needs no other."""
+        if self.plan.reach is None:
+            return False
+        low, high = batch.images.detach().aminmax()
+        return self.plan.reach < max(-float(low), float(high)) < math.inf
 
     def plan_now(self) -> Plan:
         """The plan, with what has turned out since."""

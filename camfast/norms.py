@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from camfast.trace import called_module
+from camfast.trace import called_module, is_constant
 
 
 def called_norm(root: nn.Module, node: fx.Node) -> nn.BatchNorm2d | None:
@@ -25,7 +25,7 @@ def called_norm(root: nn.Module, node: fx.Node) -> nn.BatchNorm2d | None:
 
 def attribute(root: nn.Module, value: Any) -> Any:
     """The parameter or buffer that a node stands for; everything else as it is."""
-    is_attribute = isinstance(value, fx.Node) and value.op == "get_attr"
+    is_attribute = isinstance(value, fx.Node) and value.op == "get_attr" and not is_constant(value)
     return operator.attrgetter(str(value.target))(root) if is_attribute else value
 
 

@@ -23,6 +23,8 @@ class Plan:
     """Bytes of weights that are held beside those of the model."""
     notes: tuple[str, ...] = field(default=())
     """What was asked for and could not be done, and why: a line each."""
+    reach: float | None = None
+    """How far images may be from zero; with others there is a new plan. None for any."""
 
     def __str__(self) -> str:
         own = f"{self.memory / 1e6:.1f} MB of weights beside the model's" if self.memory else "nothing beside the model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from camfast import passes
 from camfast.errors import first_line, is_out_of_memory
 from camfast.inputs import Batch
 from camfast.passes import ForwardPass, Select
+from camfast.structure import modules_of
 from camfast.tail import NoTail, Tail, find_tail
 from camfast.targets import Classes, Scores
 from camfast.trace import Trace
@@ -40,6 +42,8 @@ class Subject:
 @contextlib.contextmanager
 def spared(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Runs of the model in a block, which the user did not ask for, leave buffers and random numbers as they were."""
+    owners = [part for part in modules_of(model) if not isinstance(part, torch.jit.ScriptModule)]
+    members = [(part, dict(part._buffers)) for part in owners]
     kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
     devices = [device] if device.type == "cuda" else []
     try:
@@ -47,9 +51,21 @@ def spared(model: nn.Module, device: torch.device) -> Iterator[None]:
             yield
     finally:
         with torch.no_grad():
+            for part, buffers in members:
+                if not all(map(operator.is_, part._buffers.values(), buffers.values())):
+                    part._buffers.update(buffers)  # as one was assigned anew
             for buffer, version, value in kept:
-                if buffer._version != version and buffer.shape == value.shape:
+                # BatchNorm's function does not count what it writes.
+                if buffer.shape == value.shape and (buffer._version != version or not _same(buffer, value)):
                     buffer.copy_(value)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) or (
+        one.is_floating_point()
+        and torch.equal(one.nan_to_num(), other.nan_to_num())
+        and one.isnan().equal(other.isnan())
+    )
 
 
 def samples_are_independent(subject: Subject, batch: Batch) -> bool:

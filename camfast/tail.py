@@ -20,7 +20,7 @@ from camfast.norms import called_norm
 from camfast.passes import by_name, gradients_of, weighted_gradients
 from camfast.pointwise import ACTIVATIONS, Pointwise
 from camfast.targets import Classes, Scores
-from camfast.trace import Trace, argument, drop_unused, is_batch_size, is_identity
+from camfast.trace import Trace, argument, drop_unused, is_batch_size, is_constant, is_identity
 
 
 class NoTail(Exception):
@@ -185,6 +185,8 @@ def _find_head(trace: Trace, pool: fx.Node) -> tuple[fx.GraphModule, bool, nn.Li
         end, last = trace.output, None
     graph.output(copies[end])
     drop_unused(graph, trace.root)
+    if any(map(is_constant, graph.nodes)):
+        raise NoTail("what follows the pooling uses a tensor that is computed without it")
     return fx.GraphModule(trace.root, graph, "Body"), end in reshaped, last
 
 

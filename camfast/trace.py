@@ -154,6 +154,11 @@ def is_identity(node: fx.Node, module: nn.Module | None) -> bool:
     return node.op == "call_method" and node.target == "contiguous" and len(node.args) == 1
 
 
+def is_constant(node: fx.Node) -> bool:
+    """Whether a node is a tensor as it was when the model was traced, perhaps computed from buffers of then."""
+    return node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
+
+
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     """An argument of a node, given by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

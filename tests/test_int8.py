@@ -1,4 +1,4 @@
-"""Convolutions in integers: what they compute, where integers go, and how far explanations are from the model's."""
+"""Models in integers: where integers go, and how far explanations are from the model's."""
 
 import copy
 
@@ -6,146 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fingerprint import assert_same, fingerprint
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from nets import PooledNet, Wrapped
 from parts import X, called, net, part_of
 from torch import nn
 
 import camfast
-from camfast.activations import Activation
 from camfast.demo import packaged
 from camfast.images import read_image
 from camfast.optimize import int8, integers, onednn
-from camfast.optimize.integers import Dequantize, IntegerConvolution, IntegerMaxPool, Quantize, Scale
+from camfast.optimize.integers import IntegerConvolution, IntegerLinear
 
 computes = pytest.mark.skipif(not integers.available(), reason="this processor does not multiply 8-bit integers")
-
-NONE = Activation()
-
-
-class TestScale:
-    @pytest.mark.parametrize(
-        ("low", "high", "scale"),
-        [
-            (0.0, 255.0, Scale(1.0, 0)),
-            (-1.28, 1.27, Scale(0.01, 128)),
-            (3.0, 25.5, Scale(0.1, 0)),  # which has zero
-            (-51.0, -2.0, Scale(0.2, 255)),
-            (0.0, 0.0, Scale(1.0, 0)),
-            (float("inf"), float("-inf"), Scale(1.0, 0)),  # of nothing that was seen
-        ],
-    )
-    def test_reaches_and_has_zero(self, low, high, scale):
-        found = Scale.reaching(low, high)
-        assert (found.step, found.zero) == (pytest.approx(scale.step), scale.zero)
-
-    def test_values_are_rounded_and_cut_off(self):
-        values = torch.tensor([-9.0, -1.0, -0.04, 0.0, 0.06, 0.25, 9.0])
-        whole = Quantize(Scale(0.1, 10))(values)
-        assert whole.dtype == torch.uint8
-        assert whole.tolist() == [0, 0, 10, 10, 11, 12, 100]
-        assert Dequantize(Scale(0.1, 10))(whole).tolist() == pytest.approx([-1, -1, 0, 0, 0.1, 0.2, 9.0])
-
-
-def channels_last(t):
-    return t.contiguous(memory_format=torch.channels_last)
-
-
-def whole(*shape, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    return channels_last(torch.randint(0, 256, shape, dtype=torch.uint8, generator=random))
-
-
-@computes
-class TestConvolution:
-    def test_of_single_numbers(self):
-        convolution = nn.Conv2d(1, 1, 1)
-        convolution.weight.data.fill_(2.0)
-        convolution.bias.data.fill_(0.5)
-        x = torch.tensor([8, 10, 20, 30], dtype=torch.uint8).reshape(1, 1, 2, 2)  # -0.2, 0, 1, 2
-        mean = torch.zeros(1)
-        module = IntegerConvolution(convolution, x.shape, mean, Scale(0.1, 10), Scale(0.05, 0), NONE, None)
-        assert module(x).flatten().tolist() == [2, 10, 50, 90]  # 0.1, 0.5, 2.5, 4.5
-        module = IntegerConvolution(convolution, x.shape, mean, Scale(0.1, 10), None, NONE, None)
-        assert module(x).flatten().tolist() == pytest.approx([0.1, 0.5, 2.5, 4.5])
-        assert module.bytes == 1 + 8 + 4
-
-    def test_of_single_numbers_with_a_sum(self):
-        convolution = nn.Conv2d(1, 1, 1, bias=False)
-        convolution.weight.data.fill_(-1.0)
-        x = torch.tensor([0, 10, 40], dtype=torch.uint8).reshape(1, 1, 1, 3)  # 0, 1, 4
-        other = torch.tensor([25, 25, 30], dtype=torch.uint8).reshape(1, 1, 1, 3)  # 2, 2, 3
-        scales = Scale(0.1, 0), Scale(0.5, 0), Activation("relu"), Scale(0.2, 15)
-        assert IntegerConvolution(convolution, x.shape, torch.zeros(1), *scales)(x, other).tolist() == [[[[4, 2, 0]]]]
-
-    def test_the_bias_takes_out_what_rounding_adds_on_average(self):
-        convolution = nn.Conv2d(2, 1, 1)
-        convolution.weight.data = torch.tensor([1.27, 0.504]).reshape(1, 2, 1, 1)  # 127 and, rounded, 50 steps of 0.01
-        convolution.bias.data.fill_(0.0)
-        mean = torch.tensor([3.0, 5.0])
-        module = IntegerConvolution(convolution, torch.Size([1, 2, 1, 1]), mean, Scale(1.0, 0), None, NONE, None)
-        at_mean = torch.tensor([3, 5], dtype=torch.uint8).reshape(1, 2, 1, 1)
-        assert float(module(at_mean)) == pytest.approx(1.27 * 3 + 0.504 * 5, abs=1e-5)
-
-    def test_a_channel_of_zeros(self):
-        convolution = nn.Conv2d(3, 2, 3)
-        convolution.weight.data[1] = 0
-        module = IntegerConvolution(
-            convolution, torch.Size([1, 3, 5, 5]), torch.ones(3), Scale(0.1, 3), None, NONE, None
-        )
-        expected = convolution.bias[1].detach().expand(1, 3, 3)
-        torch.testing.assert_close(module(whole(1, 3, 5, 5))[:, 1], expected)
-
-    @settings(max_examples=60, deadline=None)
-    @given(
-        groups=st.sampled_from([1, 2, 4]),
-        kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-        stride=st.integers(1, 2),
-        padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-        dilation=st.integers(1, 2),
-        bias=st.booleans(),
-        activation=st.sampled_from(
-            [
-                (Activation(), lambda t: t),
-                (Activation("relu"), F.relu),
-                (Activation("hardtanh", (0.0, 6.0)), F.relu6),
-                (Activation("hardswish"), F.hardswish),
-                (Activation("swish", (1.0,)), F.silu),
-            ]
-        ),
-        zero=st.sampled_from([0, 3, 128, 255]),
-        size=st.tuples(st.integers(1, 3), st.integers(5, 9), st.integers(5, 9)),
-        in_integers=st.booleans(),
-    )
-    def test_is_that_of_the_rounded_weights(
-        self, groups, kernel, stride, padding, dilation, bias, activation, zero, size, in_integers
-    ):
-        assume(all(p <= dilation * (k - 1) for p, k in zip(padding, kernel, strict=True)))  # others stay, below
-        torch.manual_seed(0)
-        samples, height, width = size
-        convolution = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups, bias)
-        x, source = whole(samples, 4, height, width), Scale(0.05, zero)
-        named, function = activation
-        result = Scale(0.1, 20) if in_integers else None
-        module = IntegerConvolution(convolution, x.shape, torch.zeros(4), source, result, named, None)
-        steps = convolution.weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
-        convolution.weight.data = (convolution.weight.data / steps).round() * steps
-        with torch.no_grad():
-            values = function(convolution.double()(Dequantize(source)(x).double()))
-        expected = values if result is None else (values / 0.1 + 20).clamp(0, 255)
-        found = module(x)
-        assert found.dtype == (torch.uint8 if in_integers else torch.float32)
-        # Half a step, and a little, as sums are rounded to float32 before.
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0.51 if in_integers else 1e-4)
-
-
-@pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize("pool", [(2, None, 0), (3, 2, 1), ((3, 2), (1, 2), (1, 0))])
-def test_max_pooling_of_integers(pool, ceil_mode):
-    module = nn.MaxPool2d(*pool, ceil_mode=ceil_mode)
-    x = whole(2, 5, 9, 7)
-    assert torch.equal(IntegerMaxPool(module)(x).float(), module(x.float()))
 
 
 def quantized(function, shown=None, **modules):
@@ -153,10 +24,10 @@ def quantized(function, shown=None, **modules):
     torch.manual_seed(0)
     model = net(function, **modules)
     part = part_of(model)
-    x = channels_last(X)
+    x = X.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = model(x)
-        count = int8.quantize(part, ((x,),), [((x if shown is None else shown,),)])
+        counts = int8.quantize(part, ((x,),), [((x if shown is None else shown,),)])
         found = part((x,))
         torch.testing.assert_close(part((x,)), found, rtol=0, atol=0)
         assert found.dtype == torch.float32
@@ -164,7 +35,8 @@ def quantized(function, shown=None, **modules):
         # Other sizes than those that weights were packed for.
         other = torch.cat([X, X.flip(3)])[:, :, :17]
         assert float((part((other,)) - model(other)).norm() / model(other).norm()) < 0.05
-    assert count == sum(isinstance(m, IntegerConvolution) for m in part.modules())
+    for kind, count in zip((IntegerConvolution, IntegerLinear), counts, strict=True):
+        assert count == sum(isinstance(m, kind) for m in part.modules())
     if onednn.available(torch.bfloat16):
         assert_as_good_beside_bfloat16(model, part, x, x if shown is None else shown)
     return called(part), distance
@@ -250,6 +122,31 @@ class TestWhereIntegersGo:
         left, _ = quantized(function, a=conv(3, 8), b=conv(3, 8, 1))
         assert left.count("Quantize") == 1
 
+    @pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU(inplace=True)], ids=repr)
+    def test_a_relu_after_batchnorm_is_what_integers_cut_off(self, relu):
+        modules = dict(n=nn.BatchNorm2d(3), a=conv(3, 8), relu=relu)
+        assert quantized(lambda m, x: m.a(m.relu(m.n(x))), **modules)[0] == [
+            "BatchNorm2d",
+            "Quantize",
+            "IntegerConvolution",
+        ]
+
+        def function(m, x):  # which needs the values too
+            y = m.relu(m.n(x))
+            return m.a(y) + y.mean()
+
+        left, distance = quantized(function, **modules)
+        assert left == ["BatchNorm2d", "ReLU", "Quantize", "IntegerConvolution", "mean", "add"]
+        assert distance < 0.03
+
+        def function(m, x):  # where others need what ReLU gets
+            y = m.n(x)
+            return m.a(torch.relu(y)) * y.mean()
+
+        left, distance = quantized(function, **modules)
+        assert left[:3] == ["BatchNorm2d", "relu", "Quantize"]
+        assert distance < 0.03
+
     def test_a_map_that_is_changed_in_place_between_two_convolutions(self):
         def function(m, x):
             y = x.sin()
@@ -267,6 +164,47 @@ class TestWhereIntegersGo:
         together = not isinstance(activation, (nn.GELU, nn.Sigmoid))
         assert (type(activation).__name__ in left) != together
         assert distance < 0.03
+
+    def test_linear_layers_in_a_row_stay_in_integers(self):
+        left, distance = quantized(
+            lambda m, x: m.b(F.gelu(m.a(m.n(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2),
+            n=nn.LayerNorm(3),
+            a=nn.Linear(3, 16),
+            b=nn.Linear(16, 4),
+        )
+        assert left == ["permute", "LayerNorm", "Quantize", "IntegerLinear", "IntegerLinear", "permute"]
+        assert distance < 0.03
+
+    def test_linear_layers_of_what_lies_across(self):  # as in a mixer of tokens
+        left, distance = quantized(lambda m, x: m.a(x.flatten(2)[:, :, :340].mT).mT, a=nn.Linear(3, 5))
+        assert left[-3:] == ["Quantize", "IntegerLinear", "getattr"]
+        assert distance < 0.03
+
+    @pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Hardsigmoid()], ids=repr)
+    def test_activations_that_linear_layers_have_not(self, activation):
+        left, _ = quantized(lambda m, x: m.act(m.a(x)), a=nn.Linear(20, 6), act=activation)
+        assert left == ["Quantize", "IntegerLinear", type(activation).__name__]
+
+    def test_linear_layers_can_be_left(self):
+        part = part_of(net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=nn.Linear(20, 6)))
+        assert int8.quantize(part, ((X,),), [((X,),)], linear=False) == (1, 0)
+        assert called(part) == ["Quantize", "IntegerConvolution", "Linear"]
+
+    def test_a_sum_with_a_map_that_lies_otherwise(self):
+        function = lambda m, x: m.a(x) + x.sin().permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)  # noqa: E731
+        left, distance = quantized(function, a=conv(3, 3))
+        assert left[-1] == "IntegerConvolution"
+        assert distance < 0.02
+
+    def test_a_sum_with_a_parameter_that_serves_all_samples(self):
+        model = net(lambda m, x: m.a(x) + m.p, a=conv(3, 8))
+        model.p = nn.Parameter(torch.randn(1, 8, 24, 20))
+        part = part_of(model, X[:1])
+        with torch.no_grad():
+            int8.quantize(part, ((X[:1],),), [((X[:1],),)])
+            expected = model(X)
+            assert float((part((X,)) - expected).norm() / expected.norm()) < 0.02
+        assert called(part) == ["Quantize", "IntegerConvolution", "add"]
 
     def test_depthwise_convolutions(self):
         depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
@@ -382,6 +320,128 @@ class TestExplanations:
         assert float(correlations(found, expected).min()) > 0.98
 
 
+class Transformer(nn.Module):
+    """Patches, and two blocks of attention and linear layers, with a norm at the end of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, 4)
+        self.attention = nn.ModuleList(nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(2))
+        self.linear = nn.ModuleList(nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)) for _ in range(2))
+        self.norm = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        for attention, linear, norm in zip(self.attention, self.linear, self.norm, strict=True):
+            x = x + attention(x, x, x, need_weights=False)[0]
+            x = norm(x + linear(x))
+        return self.head(x.mean(1))
+
+
+@computes
+class TestTransformers:
+    def explained(self, model, layers, **options):
+        x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        arguments = dict(targets=[0, 1, 2, 3], size="layer", normalize=False)
+        options |= dict(reshape_transform=lambda tokens: tokens.mT.unflatten(2, (8, 8)))
+        cam = camfast.LayerCAM(model, layers, precision="int8", **options)
+        found, expected = (
+            cam.explain(x, **arguments),
+            camfast.LayerCAM(model, layers, **options).explain(x, **arguments),
+        )
+        return cam.plan, correlations(found.heatmaps, expected.heatmaps)
+
+    @pytest.mark.parametrize(
+        "layer", ["norm.0", "norm.1"]
+    )  # with half of the model behind it, and nothing but the head
+    def test_have_linear_layers_in_integers(self, layer):
+        torch.manual_seed(0)
+        model = Transformer().eval()
+        before = fingerprint(model)
+        plan, correlation = self.explained(model, layer)
+        assert "channels-last, 1 convolution and " in plan.forward
+        assert (
+            f"{4 if layer == 'norm.0' else 8} linear layers in 8-bit integers by oneDNN, all else in " in plan.forward
+        )
+        assert plan.notes == ()
+        assert float(correlation.min()) > 0.98
+        assert_same(before, fingerprint(model))
+
+    def test_of_two_layers(self):
+        torch.manual_seed(0)
+        plan, correlation = self.explained(Transformer().eval(), ["norm.0", "norm.1"])
+        assert "4 linear layers in 8-bit integers" in plan.forward
+        assert float(correlation.min()) > 0.98
+
+    def test_with_values_far_larger_than_others_keep_linear_layers_as_they_are(self):
+        torch.manual_seed(0)
+        model = Transformer().eval()
+        with torch.no_grad():
+            for linear in model.linear:
+                linear[0].bias[0] = 1e5  # which nobody looks at
+                linear[2].weight *= 30
+                linear[2].weight[:, 0] = 0
+        plan, correlation = self.explained(model, "norm.1")
+        assert "channels-last, 1 convolution in 8-bit integers by oneDNN, all else in " in plan.forward
+        assert "8 linear layers packed by oneDNN" in plan.forward
+        assert float(correlation.min()) > 0.98
+
+
+@computes
+class TestRanges:
+    def test_a_first_batch_in_the_dark_is_followed_by_another_plan(self):
+        torch.manual_seed(0)
+        model = PooledNet().eval()
+        photo = F.interpolate(torch.rand(2, 3, 6, 6), size=(32, 32), mode="bilinear")  # of 0 to 1, as is black
+        cam = camfast.GradCAM(model, "act2", precision="int8")
+        cam(photo * 0.02, 1)
+        assert cam.plan.reach == pytest.approx(1.5 * 0.02 * float(photo.max()))
+        found, expected = cam.explain(photo, 1), camfast.GradCAM(model, "act2").explain(photo, 1)
+        assert cam.plan.reach == pytest.approx(1.5 * float(photo.max()))
+        assert float(correlations(found.heatmaps, expected.heatmaps).min()) > 0.99
+
+    def test_images_a_little_larger_and_what_is_not_finite_need_no_other(self):
+        cam = camfast.GradCAM(PooledNet().eval(), "act2", precision="int8")
+        cam(X)
+        made = cam._made
+        cam(X * 1.4)
+        cam(torch.full_like(X, float("inf")))
+        cam(X * float("nan"))
+        assert cam._made is made
+        cam(X * -1.6)
+        assert cam._made is not made
+
+    def test_other_copies_take_any(self):
+        cam = camfast.GradCAM(PooledNet().eval(), "act2", precision="bf16")
+        cam(X)
+        assert cam.plan.reach is None
+
+
+class SecondName(nn.Module):
+    """Changes a map in place that has another name too, which a graph does not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.last = conv(3, 16), conv(16, 16), conv(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        y = skip = torch.relu(self.a(x))
+        y += 0.5 * torch.sigmoid(self.b(y)) - 0.2
+        return self.head(self.last(y + skip).mean((2, 3)))
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("int8", marks=computes)])
+def test_a_graph_that_is_not_the_model_does_not_hide_in_rounding(precision):
+    torch.manual_seed(0)
+    model = SecondName().eval()
+    cam = camfast.GradCAM(model, "last", optimize="inference", precision=precision)
+    cam(X)
+    assert all("the activations of its graph are " in note for note in cam.plan.notes)
+    assert "a copy of the graph" not in cam.plan.forward
+
+
 class TestWhereItCannotBe:
     def note(self, model, x, **options):
         cam = camfast.GradCAM(model, precision="int8", **options)
@@ -439,4 +499,4 @@ class TestWhereItCannotBe:
         model = nn.Sequential(nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
         cam = camfast.GradCAM(model, "1", precision="int8")
         cam(X)
-        assert cam.plan.notes == ('precision="int8": there are no convolutions up to the layer',)
+        assert cam.plan.notes == ('precision="int8": there are no convolutions or linear layers up to the layer',)

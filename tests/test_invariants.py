@@ -1,5 +1,6 @@
 """What holds after every call: nothing is left behind in a model, and nothing of a model's state is in the way."""
 
+import collections
 import copy
 import gc
 import pickle
@@ -7,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fingerprint import assert_same, fingerprint
 from nets import FrozenBackbone, NormalizesInPlace, PooledNet, Raises
 from torch import nn
@@ -244,3 +246,65 @@ def test_explained_models_copy_and_pickle_without_a_trace():
     assert pickle.dumps(model) == pickled
     assert camfast.GradCAM(copy.deepcopy(model))(x).equal(expected)
     assert pickle.loads(pickle.dumps(cam))(x).equal(expected)
+
+
+class Collects(nn.Module):
+    """Keeps its maps in containers of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.seen = {"maps": [[]]}
+        self.by_name = collections.defaultdict(list)
+        self.queue = collections.deque(maxlen=9)
+        self.queue.append(self.queue)
+
+    def forward(self, x):
+        z = self.last(x)
+        self.seen["maps"][0].append(z)
+        self.by_name["z"].append(z)
+        self.queue.append(z)
+        return self.fc(z.mean((2, 3)))
+
+
+def test_what_a_model_collects_is_tensors():
+    model = Collects().eval()
+    camfast.GradCAM(model, "last")(torch.randn(1, 3, 8, 8))
+    collected = [*model.seen["maps"][0], *model.by_name["z"], *list(model.queue)[1:]]
+    assert collected
+    assert all(type(value) is torch.Tensor for value in collected)
+
+
+class Averages(nn.Module):
+    """Changes its buffers whenever it runs, by an operation that does not count changes, or by new ones."""
+
+    def __init__(self, anew):
+        super().__init__()
+        self.first, self.last, self.norm, self.fc = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.Linear(8, 5),
+        )
+        self.anew = anew
+
+    def forward(self, x):
+        z, norm = self.first(x), self.norm
+        if self.anew:
+            norm.running_mean = 0.9 * norm.running_mean + 0.1 * z.detach().mean((0, 2, 3))
+            z = norm(z)
+        else:
+            z = F.batch_norm(z, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, 0.1)
+        return self.fc(self.last(z).mean((2, 3)))
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_buffers_change_once_in_a_call(anew):
+    torch.manual_seed(0)
+    model = Averages(anew).eval()
+    other = copy.deepcopy(model)
+    x = torch.randn(2, 3, 8, 8) + 1
+    with torch.no_grad():
+        other(x)
+    camfast.GradCAM(model, "last")(x)
+    torch.testing.assert_close(model.norm.running_mean, other.norm.running_mean)

@@ -1,5 +1,6 @@
 """Modules of which no graph can be had, inside models of which one can: what an engine makes of them."""
 
+import functools
 import math
 
 import pytest
@@ -216,3 +217,62 @@ def test_families_of_timm(name, size, kinds):
     (layer,) = cam.target_layers
     found = trace(model, {layer: model.get_submodule(layer)}, check_inputs(x), lambda output: output)
     assert {kind.__name__ for kind in found.opaque} == kinds
+
+
+class Closed(nn.Module):
+    """Calls its modules by a function that is closed over it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.function = lambda x: self.norm(self.conv(x))
+
+    def forward(self, x):
+        return self.function(x) if x.mean() < 1e9 else x
+
+
+class Plain:
+    def __init__(self, module):
+        self.module = module
+
+
+class Hidden(nn.Module):
+    """Keeps a module where PyTorch does not see it."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.hidden = where(nn.Conv2d(8, 8, 1))
+
+    def forward(self, x):
+        hidden = self.hidden
+        while not callable(hidden):
+            hidden = (
+                hidden.module
+                if isinstance(hidden, Plain)
+                else next(iter(hidden.values() if isinstance(hidden, dict) else hidden))
+            )
+        return hidden(x) if x.mean() < 1e9 else x
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Closed(),
+        Hidden(lambda m: [[m]]),
+        Hidden(lambda m: {"a": (m,)}),
+        Hidden(lambda m: Plain([m])),
+        Hidden(lambda m: functools.partial(m)),
+        Hidden(lambda m: lambda x: m(x)),
+    ],
+    ids=["closed over itself", "lists", "a tuple in a dict", "an object", "partial", "closed over another"],
+)
+def test_modules_that_a_copy_would_share_are_found_wherever_they_are(module):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), module, nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    model = model.eval()
+    cam = camfast.GradCAM(model, "2", optimize="inference")
+    before = cam(X, 1)
+    torch.testing.assert_close(before, camfast.GradCAM(model, "2")(X, 1), rtol=0, atol=1e-4)
+    assert cam.plan.notes == ('optimize="inference": the model is not traceable',)
+    assert f"it calls modules that a {type(module).__name__} does not own" in cam.plan.gradient

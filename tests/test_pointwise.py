@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import camfast
 from camfast.activations import Activation
 from camfast.pointwise import ACTIVATIONS, Pointwise
 
@@ -91,3 +92,18 @@ def test_as_a_script(name, normed):
     assert script(x).equal(function(x))
     assert torch.jit.freeze(script.eval())(x).equal(function(x))
     assert function.back(x, gradient).shape == x.shape
+
+
+def test_a_slope_that_the_model_computes_goes_by_autograd():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+            self.register_buffer("slope", torch.tensor(0.1))
+
+        def forward(self, x):
+            return self.fc(F.leaky_relu(self.last(x), self.slope).mean((2, 3)))
+
+    cam = camfast.GradCAM(Net().eval(), "last")
+    cam(torch.randn(1, 3, 8, 8))
+    assert "autograd, from last on (no global average pooling, but leaky_relu follows 'last')" in cam.plan.gradient

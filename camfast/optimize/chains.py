@@ -100,20 +100,36 @@ class Chains:
         )
 
 
+def linear_chains(part: fx.GraphModule) -> list[Chain]:
+    """Linear layers, each with an activation that nothing comes before."""
+    return [_with_activation(part, node) or Chain((node,)) for node, _ in calls_of(nn.Linear, part)]
+
+
+def _with_activation(part: fx.GraphModule, node: fx.Node) -> Chain | None:
+    """A node with the activation that is its only user, if it is one."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    activation = activation_of(user, called_module(part, user))
+    return None if activation is None else Chain((node, user), activation)
+
+
 def _chain_from(part: fx.GraphModule, node: fx.Node, shapes: dict[Any, torch.Size | None]) -> Chain:
     """A convolution with what can be done in the same operation."""
     alone = Chain((node,))
     if len(node.users) != 1:
         return alone
+    activated = _with_activation(part, node)
+    if activated is not None:
+        return activated
     (user,) = node.users
-    activation = activation_of(user, called_module(part, user))
-    if activation is not None:
-        return Chain((node, user), activation)
     if user.op != "call_function" or user.target not in (operator.add, operator.iadd, torch.add) or user.kwargs:
         return alone
     others = [source for source in user.args if source is not node]
     if len(others) != 1 or not isinstance(others[0], fx.Node) or shapes[others[0]] != shapes[node]:
         return alone
+    if others[0].op == "get_attr":
+        return alone  # a parameter, which has the shape of one sample only
     if len(user.users) == 1:
         (next_user,) = user.users
         if activation_of(next_user, called_module(part, next_user)) == Activation("relu"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, fx, nn
 
 from camfast.trace import called_module, is_pure
 
 
-def convert(part: fx.GraphModule, dtype: torch.dtype, keeps: tuple[type[nn.Module], ...]) -> None:
-    """Computes in another type, but for what is done to the inputs without parameters, and modules that take both.
+def convert(part: fx.GraphModule, dtype: torch.dtype, keeps: tuple[type[nn.Module], ...] = ()) -> None:
+    """Computes in another type, but for what is done to the inputs without tensors, and modules that take both.
 
     Args:
         part: in float32; has parameters of its own.
@@ -33,13 +35,16 @@ def convert(part: fx.GraphModule, dtype: torch.dtype, keeps: tuple[type[nn.Modul
                 if not is_pure(node, called_module(part, node)):
                     raise ValueError(f"{node.name} changes an input in place")
                 node.replace_input_with(given, _as(given, dtype, node))
+    part.recompile()
 
 
 def _is_early(node: fx.Node, module: nn.Module | None, early: set[fx.Node], keeps: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a node has nothing but what is early, and no parameters."""
+    """Whether a node has nothing but what is early, and no parameters or buffers."""
     if node.op == "output" or not node.all_input_nodes or not early.issuperset(node.all_input_nodes):
         return False
-    return module is None or not (isinstance(module, keeps) or any(True for _ in module.parameters()))
+    return module is None or not (
+        isinstance(module, keeps) or any(True for _ in chain(module.parameters(), module.buffers()))
+    )
 
 
 def _as(node: fx.Node, dtype: torch.dtype, before: fx.Node) -> fx.Node:

@@ -12,8 +12,15 @@ from camfast.activations import Activation
 from camfast.ops import quantize
 
 ACTIVATIONS = ("none", "relu", "hardtanh", "hardswish", "swish")
-"""That oneDNN computes on integers."""
-_OPERATIONS = (("onednn", "qconv_prepack"), ("onednn", "qconv2d_pointwise"), ("quantized", "max_pool2d"))
+"""That oneDNN computes on integers, after a convolution."""
+LINEAR_ACTIVATIONS = (*ACTIVATIONS, "gelu", "leaky_relu", "tanh")
+_OPERATIONS = (
+    ("onednn", "qconv_prepack"),
+    ("onednn", "qconv2d_pointwise"),
+    ("onednn", "qlinear_prepack"),
+    ("onednn", "qlinear_pointwise"),
+    ("quantized", "max_pool2d"),
+)
 
 
 def available() -> bool:
@@ -93,9 +100,7 @@ class IntegerConvolution(nn.Module):
         values: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        weight = convolution.weight.detach()
-        steps = (weight.abs().amax((1, 2, 3)) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        rounded = (weight / steps[:, None, None, None]).round().to(torch.int8)
+        steps, rounded = _integers_of(convolution.weight.detach())
         geometry = (
             list(convolution.stride),
             [int(side) for side in convolution.padding],
@@ -104,15 +109,12 @@ class IntegerConvolution(nn.Module):
         )
         # Opaque to PyTorch: neither parameters nor buffers, so that nothing casts or moves them.
         packed = torch.ops.onednn.qconv_prepack(rounded, steps, source.step, source.zero, *geometry, list(input_shape))
-        bias = _bias_for(convolution, rounded * steps[:, None, None, None], mean)
+        error = (rounded * steps[:, None, None, None] - convolution.weight.detach()).sum((2, 3))
+        bias = _bias_without(error, convolution.bias, mean, convolution.groups)
         self.inputs = (source.step, source.zero)
         self.weights = (packed, steps, torch.zeros_like(steps, dtype=torch.int32))
-        self.bytes = weight.numel() + 8 * len(weight) + bias.nbytes
-        self.rest = (
-            bias,
-            *geometry,
-            *((1.0, 0, values) if result is None else (result.step, result.zero, torch.uint8)),
-        )
+        self.bytes = rounded.numel() + 8 * len(rounded) + bias.nbytes
+        self.rest = (bias, *geometry, *_form(result, values))
         self.added = (1.0, 0) if added is None else (added.step, added.zero)
         self.activation = activation
 
@@ -124,18 +126,62 @@ class IntegerConvolution(nn.Module):
                 x, *self.inputs, *self.weights, *self.rest, activation.name, activation.scalars, activation.algorithm
             )
             return result
+        other = other.contiguous(memory_format=torch.channels_last)  # which it is, but after permutations
         result = torch.ops.onednn.qconv2d_pointwise.binary(
             x, *self.inputs, *self.weights, other, *self.rest, *self.added, "sum", 1.0, activation.name, [], None
         )
         return result
 
 
-def _bias_for(convolution: nn.Conv2d, rounded: Tensor, mean: Tensor) -> Tensor:
+class IntegerLinear(nn.Module):
+    """A linear layer of integers, and an activation; integers, or values where no scale is."""
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        input_shape: torch.Size,
+        mean: Tensor,
+        source: Scale,
+        result: Scale | None,
+        activation: Activation,
+        values: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        steps, rounded = _integers_of(linear.weight.detach())
+        rows = max(input_shape.numel() // linear.in_features, 1)
+        packed = torch.ops.onednn.qlinear_prepack(rounded, [rows, linear.in_features])  # opaque, as above
+        bias = _bias_without(rounded * steps[:, None] - linear.weight.detach(), linear.bias, mean)
+        self.outputs = linear.out_features
+        self.inputs = (source.step, source.zero)
+        self.weights = (packed, steps, torch.zeros_like(steps, dtype=torch.int32))
+        self.bytes = rounded.numel() + 8 * len(rounded) + bias.nbytes
+        self.rest = (bias, *_form(result, values), activation.name, activation.scalars, activation.algorithm or "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.onednn.qlinear_pointwise(x, *self.inputs, *self.weights, *self.rest)
+        return result.view(*x.shape[:-1], self.outputs)  # which it has not where there are no samples
+
+
+def _integers_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The step of every output, and the weights in integers."""
+    steps = (weight.abs().flatten(1).amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return steps, (weight / steps.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
+
+
+def _bias_without(error: Tensor, bias: Tensor | None, mean: Tensor, groups: int = 1) -> Tensor:
     """The bias that takes out what rounding the weights adds on average.
 
     (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019.)
+
+    Args:
+        error: of the weights, rounded, [outputs, inputs / groups].
+        mean: of the inputs.
     """
-    error = (rounded - convolution.weight.detach()).sum((2, 3))  # [output, input / groups]
-    mean = mean.reshape(convolution.groups, -1).repeat_interleave(len(error) // convolution.groups, 0)
+    mean = mean.reshape(groups, -1).repeat_interleave(len(error) // groups, 0)
     added = (error * mean).sum(1)
-    return -added if convolution.bias is None else convolution.bias.detach() - added
+    return -added if bias is None else bias.detach() - added
+
+
+def _form(result: Scale | None, values: torch.dtype) -> tuple[float, int, torch.dtype]:
+    """What oneDNN makes of its sums."""
+    return (1.0, 0, values) if result is None else (result.step, result.zero, torch.uint8)

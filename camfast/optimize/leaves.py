@@ -29,7 +29,7 @@ def not_flat(images: Tensor) -> Tensor:
     Those of the black that a film begins with do not.
     """
     spread = images.flatten(1).std(1)
-    return (spread > FLAT * _reach(images)).nonzero().flatten()
+    return (spread > FLAT * reach(images)).nonzero().flatten()
 
 
 def leaves_like(images: Tensor) -> Iterator[Tensor]:
@@ -42,11 +42,12 @@ def leaves_like(images: Tensor) -> Iterator[Tensor]:
         images: [N, C, H, W] float32.
     """
     count, channels, height, width = images.shape
-    leaves = (dead_leaves(IMAGES, channels, (height, width)) * 2 - 1) * _reach(images)
+    leaves = (dead_leaves(IMAGES, channels, (height, width)) * 2 - 1) * reach(images)
     return iter(torch.split(leaves, min(count, IMAGES)))
 
 
-def _reach(images: Tensor) -> float:
+def reach(images: Tensor) -> float:
+    """How far images are from zero; 1 where they are zero."""
     return float(images.abs().max()) or 1.0
 
 

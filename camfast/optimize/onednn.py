@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from camfast.activations import Activation, activation_of
-from camfast.optimize.chains import Chains, calls_of
+from camfast.activations import Activation
+from camfast.optimize.chains import Chains, linear_chains
 from camfast.optimize.shapes import shapes_of
 from camfast.trace import called_module
 
@@ -72,21 +72,21 @@ def _pack_convolutions(part: fx.GraphModule, shapes: dict[Any, torch.Size | None
 
 def _pack_linears(part: fx.GraphModule, shapes: dict[Any, torch.Size | None]) -> int:
     packed = 0
-    for node, linear in calls_of(nn.Linear, part):
+    for chain in linear_chains(part):
+        node, last = chain.nodes[0], chain.last
+        linear = called_module(part, node)
+        assert isinstance(linear, nn.Linear)
         if not available(linear.weight.dtype):
             continue
-        users = list(node.users)
-        activation = activation_of(users[0], called_module(part, users[0])) if len(users) == 1 else None
-        last = node if activation is None else users[0]
         input_shape = shapes[node.args[0]]
         assert input_shape is not None  # of a linear layer's input
         name = f"packed_linear_{packed}"
-        part.add_submodule(name, PackedLinear(linear, input_shape, activation or Activation()))
+        part.add_submodule(name, PackedLinear(linear, input_shape, chain.activation))
         with part.graph.inserting_before(last):
             fused = part.graph.call_module(name, (node.args[0],))
         shapes[fused] = shapes[last]
         last.replace_all_uses_with(fused)
-        for done in dict.fromkeys((last, node)):
+        for done in reversed(chain.nodes):
             part.graph.erase_node(done)
         part.delete_all_unused_submodules()
         packed += 1

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 
-def watch(part: fx.GraphModule, batches: Iterable[tuple[Any, ...]]) -> dict[fx.Node, Seen]:
-    """What is known of every map after some batches of inputs."""
+def watch(
+    part: fx.GraphModule, batches: Iterable[tuple[Any, ...]], channels: Iterable[tuple[fx.Node, int]]
+) -> dict[fx.Node, Seen]:
+    """What is known of every map after some batches of inputs.
+
+    Args:
+        channels: maps of which there shall be means, with the dimension of their channels.
+    """
     seen = {node: Seen() for node in part.graph.nodes}
+    for node, dim in channels:
+        seen[node].sums.setdefault(dim)
     interpreter = _Watch(part, seen)
     with torch.no_grad():
         for inputs in batches:
@@ -27,14 +35,15 @@ class Seen:
 
     low: float = math.inf
     high: float = -math.inf
-    count: int = 0
-    total: Tensor | None = None
+    sums: dict[int, Tensor | None] = field(default_factory=dict)
+    """The means of each channel, by the dimension of channels, added up over samples."""
+    samples: int = 0
 
-    @property
-    def mean(self) -> Tensor:
-        """Of each channel of a map [N, C, H, W]."""
-        assert self.total is not None  # as it has been seen
-        return self.total / self.count
+    def mean(self, dim: int) -> Tensor:
+        """Of each channel."""
+        sums = self.sums[dim]
+        assert sums is not None  # as it has been seen
+        return sums / self.samples
 
 
 class _Watch(fx.Interpreter):
@@ -50,8 +59,8 @@ class _Watch(fx.Interpreter):
             seen = self._seen[n]
             low, high = result.aminmax()
             seen.low, seen.high = min(seen.low, float(low)), max(seen.high, float(high))
-            if result.dim() == 4:
-                sums = result.mean((2, 3)).sum(0)
-                seen.total = sums if seen.total is None else seen.total + sums
-                seen.count += len(result)
+            seen.samples += len(result) if result.dim() else 0
+            for dim, before in seen.sums.items():
+                sums = result.movedim(dim, -1).flatten(0, -2).mean(0) * len(result)
+                seen.sums[dim] = sums if before is None else before + sums
         return result
