@@ -106,7 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     run = parser.add_argument_group("run")
     run.add_argument("--strict", action="store_true", help="fail at the first damage instead of skipping it")
-    run.add_argument("--resume", action="store_true", help="go on from what a killed run has left")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from what a killed run with the same options has left; not with --frames, --save-maps or --csv",
+    )
     run.add_argument(
         "--decode",
         choices=DECODE,
@@ -156,14 +160,15 @@ def run(
         except CamfastError as error:
             if not several:
                 raise
-            worst = worst or fail(str(error))
+            code = fail(str(error) if source in str(error) else f"{source}: {error}")
+            worst = worst or code
             continue
         except BaseException as stop:
             if hasattr(stop, "summary"):  # interrupted: what was written is whole
                 _say(stop.summary, options)
             raise
         told.append(summary.as_dict())
-        code = _say(summary, options)
+        code = _say(summary, options, named=several)
         worst = worst or code
     if options.json:
         print(json.dumps(told if several else told[0] if told else None))
@@ -223,16 +228,17 @@ def _annotate(
     )
 
 
-def _say(summary: VideoSummary, options: argparse.Namespace) -> int:
-    """Tells what was done; the exit code that it deserves."""
+def _say(summary: VideoSummary, options: argparse.Namespace, *, named: bool = False) -> int:
+    """Tells what was done, with the name of the source where there are several; the exit code that it deserves."""
+    which = f"{summary.source}: " if named else ""
     if not options.quiet and not options.json:
         print(summary)
     if summary.left_out:
-        print(f"camfast: warning: not copied: {', '.join(summary.left_out)}", file=sys.stderr)
+        print(f"camfast: warning: {which}not copied: {', '.join(summary.left_out)}", file=sys.stderr)
     if summary.encoded_anew and not options.quiet:
-        print(f"camfast: note: encoded as AAC: {', '.join(summary.encoded_anew)}", file=sys.stderr)
+        print(f"camfast: note: {which}encoded as AAC: {', '.join(summary.encoded_anew)}", file=sys.stderr)
     if summary.notes and not options.quiet:
-        print(f"camfast: note: {'; '.join(summary.notes)}", file=sys.stderr)
+        print(f"camfast: note: {which}{'; '.join(summary.notes)}", file=sys.stderr)
     if summary.damage:
         said = f"{summary.source} is damaged: {summary.damage}; {summary.frames} frames were written"
         return fail(said, DAMAGED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,33 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"folder {folder} cannot be made: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
         raise OutputError(f"folder {folder} cannot be written to: permission denied")
+
+
+def remove_leftovers(folder: Path, stem: str) -> None:
+    """Removes what killed processes have left of outputs that :func:`whole_file` writes.
+
+    Args:
+        stem: of their names, as a regular expression.
+    """
+    pattern = re.compile(rf"\.{stem}\.(\d+)\.partial")
+    for path in folder.iterdir():
+        found = pattern.match(path.name)
+        if found is None or _is_running(int(found[1])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # somebody else's, or no process at all
+    return True
 
 
 @contextmanager

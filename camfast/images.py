@@ -41,10 +41,14 @@ def read_image(path: str | Path) -> RGB:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def write_png(path: str | Path, pixels: RGB, overwrite: bool = False) -> None:
-    """Writes uint8 [H, W, 3]; the file appears when it is whole."""
+def write_png(path: str | Path, pixels: RGB, overwrite: bool = False, compression: int = 6) -> None:
+    """Writes uint8 [H, W, 3]; the file appears when it is whole.
+
+    Args:
+        compression: 0 to 9; at 1 a photo takes a quarter of the time of 6, and a tenth more bytes.
+    """
     with whole_file(Path(path), overwrite) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=compression)
 
 
 def _to_rgb(image: Image.Image) -> RGB:

@@ -191,9 +191,14 @@ class TestVideo:
         folder.mkdir()
         (folder / "a.mp4").write_text("hello")
         write_clip(folder / "b.mp4", moving_square(4, 48, 64))
+        (folder / "c.mp4").write_text("")
+        write_clip(folder / "d.mkv", moving_square(2, 48, 64), codec="ffv1", pix_fmt="yuv420p10le")
+        (folder / "e.mp4").write_text("hello")
         code, out, err = run("video", folder, "-o", tmp_path / "out")
         assert code == 1
-        assert "a.mp4 is not a video file in a known format" in err
+        for name in ("a.mp4", "c.mp4", "e.mp4"):  # every one of them
+            assert f"camfast: error: {folder / name} is " in err
+        assert f"camfast: note: {folder / 'd.mkv'}: 10-bit samples were rounded to 8 bits" in err
         assert "4 frames in" in out
 
     @pytest.mark.parametrize(

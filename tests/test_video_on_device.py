@@ -119,7 +119,7 @@ class TestGivingOut:
 
     def test_black(self):
         first = nv12(TINY["y"], TINY["u"], TINY["v"])
-        wide = DeviceCanvas(first, CPU).blank(8)
+        wide = DeviceCanvas(first, CPU).blank(width=8)
         assert lists(wide) == [[[16] * 8] * 2, [[128] * 4], [[128] * 4]]
 
 

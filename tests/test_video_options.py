@@ -1,14 +1,18 @@
 """What `camfast video` can be asked for."""
 
 import csv
+import dataclasses
+import subprocess
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from clips import moving_square, read_clip, write_clip
 from small_video import annotate
+from torch import nn
 
 import camfast
 from camfast.errors import InputError, OutputError
@@ -142,20 +146,41 @@ class TestWhatTheModelSees:
         assert square[0, :, 0, 0].tolist() == [128] * 8 + [7] * 16 + [128] * 8
 
 
-class TestTargets:
-    def test_the_class_of_the_first_frame(self, small, lossless):
-        first = next(iter(camfast.explain_video(lossless, small))).classes[0].index
-        for batch_size in (1, 4):
-            frames = list(camfast.explain_video(lossless, small, target="first", batch_size=batch_size))
-            assert {frame.classes[0].index for frame in frames} == {first}
+class Stripes(nn.Module):
+    """Tells in which of five stripes a picture is brightest."""
 
-    def test_the_class_of_the_clip(self, small, lossless):
-        frames = list(camfast.explain_video(lossless, small, topk=5))
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x):
+        return F.adaptive_avg_pool2d(F.relu(self.conv(x) + 3).mean(1, keepdim=True), (1, 5)).flatten(1)
+
+
+@pytest.fixture
+def stripes(small):
+    """A model that predicts another class when the square has moved on."""
+    return dataclasses.replace(small, module=Stripes().eval())
+
+
+class TestTargets:
+    @pytest.mark.parametrize("batch_size", [1, 4, 30])
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_the_class_of_the_first_frame(self, stripes, lossless, batch_size, stride):
+        every = [frame.classes[0].index for frame in camfast.explain_video(lossless, stripes)]
+        assert len(set(every)) > 1
+        options = dict(batch_size=batch_size, stride=stride)
+        frames = list(camfast.explain_video(lossless, stripes, target="first", **options))
+        assert {frame.classes[0].index for frame in frames} == {every[0]}
+
+    def test_the_class_of_the_clip(self, stripes, lossless):
+        frames = list(camfast.explain_video(lossless, stripes, topk=5))
         totals = {}
         for frame in frames:
             for score in frame.classes:
                 totals[score.index] = totals.get(score.index, 0) + score.probability
-        chosen = {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target="clip")}
+        chosen = {frame.classes[0].index for frame in camfast.explain_video(lossless, stripes, target="clip")}
         assert chosen == {max(totals, key=totals.get)}
 
     @pytest.mark.parametrize("target", ["first", "clip"])
@@ -164,11 +189,11 @@ class TestTargets:
         assert sum(explained) == len(frames) == 30
 
     @pytest.mark.parametrize("target", ["first", "clip"])
-    def test_a_faster_copy_finds_the_same_class(self, small, lossless, target):
-        cam = camfast.GradCAM(small.module, optimize="inference")
+    def test_a_faster_copy_finds_the_same_class(self, stripes, lossless, target):
+        cam = camfast.GradCAM(stripes.module, optimize="inference")
         classes = [
-            {frame.classes[0].index for frame in camfast.explain_video(lossless, small, target=target, cam=engine)}
-            for engine in (None, cam, camfast.SESS(small.module))
+            {frame.classes[0].index for frame in camfast.explain_video(lossless, stripes, target=target, cam=engine)}
+            for engine in (None, cam, camfast.SESS(stripes.module))
         ]
         assert classes[0] == classes[1] == classes[2]
         assert len(classes[0]) == 1
@@ -257,6 +282,21 @@ class TestRecords:
         }
         frames = list(camfast.explain_video(lossless, small, target=1))
         assert float(rows[2]["probability"]) == pytest.approx(frames[1].classes[0].probability, abs=1e-4)
+
+    def test_what_killed_runs_have_left_of_them_is_cleared_away(self, tmp_path, small, lossless):
+        done = subprocess.Popen(["true"])  # whose number nobody has any more
+        done.wait()
+        (tmp_path / "frames").mkdir()
+        (tmp_path / f".maps.{done.pid}.partial.abc").mkdir()
+        for name in (f".classes.{done.pid}.partial.csv", f"frames/.000003.{done.pid}.partial.png"):
+            (tmp_path / name).write_text("left")
+        others = [".classes.1.partial.csv", ".other.1234567.partial.csv", f"frames/.other.{done.pid}.partial.png"]
+        for name in others:  # of a process that runs, and of outputs that these are not
+            (tmp_path / name).write_text("another's")
+        records = dict(table=tmp_path / "classes.csv", maps=tmp_path / "maps.npz", frames=tmp_path / "frames")
+        annotate(lossless, tmp_path / "out.mp4", small, **records, duration=0.1)
+        hidden = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".*")]
+        assert sorted(hidden) == sorted(others)
 
     def test_maps(self, tmp_path, small, lossless):
         annotate(lossless, tmp_path / "out.mp4", small, maps=tmp_path / "maps.npz", target=1)

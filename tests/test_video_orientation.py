@@ -116,3 +116,26 @@ def test_the_model_sees_a_mirrored_video_upright(tmp_path, small):
         annotate(source, tmp_path / "out.mp4", small, label=True, overwrite=True)
         with av.open(str(tmp_path / "out.mp4")) as container:
             assert display_matrix(next(container.decode(video=0))) == full(*matrix)
+
+
+def test_beside_is_beside_as_players_show_it(tmp_path, small, matrix):
+    source = written(tmp_path / "in.mp4", moving_square(2, 32, 48), matrix)
+
+    def luma_shown(name, **options):
+        path = tmp_path / name
+        if options:
+            annotate(source, path, small, codec="ffv1", target=1, **options)
+        with av.open(str(path)) as container:
+            frame = next(container.decode(container.streams.video[0]))
+        return shown(np.asarray(frame.to_ndarray()[: frame.height]), matrix)
+
+    plain, alone = luma_shown("in.mp4"), luma_shown("alone.mkv", layout="overlay")
+    both = luma_shown("both.mkv", layout="side-by-side")
+    height, width = plain.shape
+    assert both.shape == (height, 2 * width)
+    assert (both[:, :width] == plain).all()
+    assert (both[:, width:] == alone).all()
+    labelled = luma_shown("label.mkv", layout="side-by-side", label=True)
+    changed = labelled != both
+    assert changed[: height // 2, : width // 2].any()  # at the top left of what is shown
+    assert not changed[:, width:].any()

@@ -12,6 +12,7 @@ import time
 import av
 import numpy as np
 import pytest
+import torch
 from clips import moving_square, read_clip, write_clip
 from small_video import annotate
 
@@ -208,16 +209,27 @@ class TestKilled:
             with pytest.raises(KeyError, match="broken"):
                 annotate(source, tmp_path / "out.mp4", small, **settings)
         assert files(tmp_path) == left
-        assert annotate(source, tmp_path / "out.mp4", small, **settings).frames == 200
+        summary = annotate(source, tmp_path / "out.mp4", small, **settings)
+        assert summary.frames == 200
+        assert 0 < summary.taken_over < 200
+        assert sum(summary.classes.values()) == 200 - summary.taken_over
+        assert f"200 frames, of which {summary.taken_over} were there already, in " in str(summary)
+        assert summary.frames_per_second == pytest.approx((200 - summary.taken_over) / summary.seconds)
         assert files(tmp_path) == ["in.mp4", "out.mp4"]
 
     def test_resume_with_other_settings_is_refused(self, tmp_path, small, source, started):
         process = started(30)
         kill(process)
         left = files(tmp_path)
-        message = "out.mp4 cannot be gone on from: what is explained was .*; leave out --resume"
+        message = "out.mp4 cannot be gone on from: target was 1, and is 2; leave out --resume"
         with pytest.raises(OutputError, match=message):
             annotate(source, tmp_path / "out.mp4", small, cam=Slow(small.module), batch_size=4, target=2, resume=True)
+        assert files(tmp_path) == left
+        with torch.no_grad():
+            small.module.head.bias[0] += 1  # as other random weights
+        message = "out.mp4 cannot be gone on from: what its weights are is not what it was; leave out --resume"
+        with pytest.raises(OutputError, match=message):
+            annotate(source, tmp_path / "out.mp4", small, cam=Slow(small.module), batch_size=4, target=1, resume=True)
         assert files(tmp_path) == left
 
     def test_without_resume_it_begins_anew(self, tmp_path, small, source, started):
@@ -230,7 +242,7 @@ class TestKilled:
         assert annotate(source, tmp_path / "out.mp4", small, resume=True).frames == 200
 
     def test_what_cannot_be_resumed(self, tmp_path, small, source):
-        with pytest.raises(OutputError, match="resume is not possible with frames, maps or table: they begin anew"):
+        with pytest.raises(OutputError, match="resume is not possible with frames, maps or table, which begin anew"):
             annotate(source, tmp_path / "out.mp4", small, resume=True, table=tmp_path / "classes.csv")
 
     def test_two_processes_do_not_write_one_file(self, tmp_path, small, source, started):
@@ -318,4 +330,5 @@ class TestBroken:
 def test_the_record_of_a_run_can_be_read(tmp_path, started):
     started(5)
     said = json.loads((tmp_path / ".out.partial.json").read_text())
-    assert list(said) == ["the source", "the model", "what is explained", "the picture", "the encoder"]
+    assert said["the source"].endswith("in.mp4")
+    assert (said["the model"], said["batch_size"], said["codec"]) == ("small", 4, "h264")

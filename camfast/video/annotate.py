@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
+import torch
+from torch import nn
 
 from camfast.backends import serving
 from camfast.errors import InputError, OutputError
@@ -131,8 +134,8 @@ def annotate_video(
     for path in paths:
         check_output(path, overwrite)
     if resume and (is_live(source) or frames or maps or table):
-        what = "a source that can be read only once" if is_live(source) else "frames, maps or table: they begin anew"
-        raise OutputError(f"resume is not possible with {what}; leave it out")
+        what = "a source that can be read only once" if is_live(source) else "frames, maps or table, which begin anew"
+        raise OutputError(f"resume is not possible with {what}; leave out --resume (resume=True)")
     encoding = Encoding(codec, crf, preset)
     device = device_for(decode, model.device)
     cam = cam or GradCAM(model.module)
@@ -147,7 +150,7 @@ def annotate_video(
         if reader.device is not None:
             width = reader.width * (2 if layout == "side-by-side" else 1)
             encoding = encoding_on_device(encoding, width, reader.height, reader.device)
-        drawn = [start, duration, alpha, colormap, layout, label]
+        drawn = dict(start=start, duration=duration, alpha=alpha, colormap=colormap, layout=layout, label=label)
         made_by = _what_decides(source, model, cam, watching, encoding, drawn)
         partial = stack.enter_context(Partial(output, overwrite, made_by, resume))
         left = stack.enter_context(Leftover(partial.left)) if partial.goes_on else None
@@ -208,6 +211,7 @@ def annotate_video(
         encoding.encoder,
         refused,
         interrupted=stopped is not None,
+        taken_over=output_file.taken_over,
     )
     if stopped is not None:
         stopped.summary = summary  # type: ignore[attr-defined]
@@ -229,21 +233,41 @@ def _picture(pipeline: Pipeline, artist: Artist, encoding: Encoding) -> Picture:
         int(first.color_primaries),
         int(first.color_trc),
         pipeline.device if encoding.takes_surfaces else None,
+        dict(stream.metadata),
     )
 
 
 def _what_decides(
-    source: str | Path, model: LoadedModel, cam: Explainer, watching: Watching, encoding: Encoding, drawn: list[Any]
+    source: str | Path,
+    model: LoadedModel,
+    cam: Explainer,
+    watching: Watching,
+    encoding: Encoding,
+    drawn: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that the output depends on, by a name that an error can say."""
     file = None if is_live(source) or not Path(source).exists() else Path(source).stat()
     return {
-        "the source": [str(source), None if file is None else [file.st_size, file.st_mtime_ns]],
-        "the model": [model.name, model.weights, asdict(model.preprocess), cam.settings],
-        "what is explained": asdict(watching),
-        "the picture": drawn,
-        "the encoder": [asdict(encoding), av.library_versions],
+        "the source": str(source),
+        "the content of the source": None if file is None else [file.st_size, file.st_mtime_ns],
+        "the model": model.name,
+        "where its weights are from": model.weights,
+        "what its weights are": [_checksum(model.module)],
+        "what the model sees": asdict(model.preprocess),
+        "the method": cam.settings,
+        **asdict(watching),
+        **drawn,
+        **asdict(encoding),
+        "FFmpeg": av.library_versions,
     }
+
+
+def _checksum(module: nn.Module) -> int:
+    """Of all weights, which need not be those of a file: random ones are others every time."""
+    checksum = 0
+    for tensor in (*module.parameters(), *module.buffers()):
+        checksum = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -54,19 +54,21 @@ class Artist:
         self._colors = canvas.colors(colormap)
         self._layout = layout
         self._label = label
-        self.width = 2 * canvas.width if layout == "side-by-side" else canvas.width
-        self.height = canvas.height
+        self.height, self.width = canvas.height, canvas.width
         """The size of what is drawn."""
+        self._left = self._right = Region(0, 0, canvas.height, canvas.width)
+        if layout == "side-by-side":
+            (self.height, self.width), self._left, self._right = eye.beside()
 
     def __call__(self, moment: Moment) -> av.VideoFrame:
         """The picture of a moment, drawn over the one in the moment where no other has that."""
-        region = self._eye.region
         if self._layout == "heatmap":
             picture = self._canvas.blank()
         else:
             picture = self._canvas.writable(moment.frame.picture, keep=moment.frame.shown_again)
         if self._layout == "side-by-side":
-            picture, region = self._beside(picture), region._replace(left=region.left + self._canvas.width)
+            picture = self._beside(picture)
+        region = _moved(self._eye.region, self._right)
         if moment.heat is not None and moment.heat.finite:
             blend_(picture, moment.heat.map, self._colors, self._alpha, region, moment.heat.ranges)
         if self._label and moment.classes:
@@ -74,17 +76,18 @@ class Artist:
         return self._canvas.finished(picture)
 
     def _beside(self, picture: AnyPicture) -> AnyPicture:
-        both = self._canvas.blank(self.width)
-        for wide, own in zip(planes(both), planes(picture), strict=True):
-            wide[:, : own.shape[1]] = own
-            wide[:, own.shape[1] :] = own
+        both = self._canvas.blank(self.height, self.width)
+        for large, own in zip(planes(both), planes(picture), strict=True):
+            height, width = own.shape
+            for half in (self._left, self._right):  # which begin at 0, or where the other ends
+                _part(large, Region(height if half.top else 0, width if half.left else 0, height, width)).copy_(own)
         return both
 
     def _write(self, picture: AnyPicture, lines: Sequence[str]) -> None:
         height, width = self._eye.upright_size
         text = _text(tuple(lines), max(round(height * _LABEL_SHARE), _SMALLEST_LINE), height, width)
         rows, columns = text.shape
-        box = self._eye.stored(Region(0, 0, rows, columns))
+        box = _moved(self._eye.stored(Region(0, 0, rows, columns)), self._left)
         white, black = (255, 0) if self._canvas.range == FULL else (235, 16)
         luma, *chroma = planes(picture)
 
@@ -100,6 +103,11 @@ class Artist:
             scale = luma.shape[0] // plane.shape[0] if plane.shape != luma.shape else 1
             part = _part(plane, Region(*(value // scale for value in box)))
             part.copy_(part.float().lerp(level(128), _LABEL_OPACITY).round())
+
+
+def _moved(region: Region, half: Region) -> Region:
+    """A rectangle of a frame, on a picture of which the frame is a part."""
+    return region._replace(top=region.top + half.top, left=region.left + half.left)
 
 
 def _part(plane: Tensor, region: Region) -> Tensor:

@@ -95,7 +95,7 @@ class FrameExplainer:
         squares = torch.stack(list(seen)).to(self._model.device)
         return self._model.preprocess.normalized(squares.permute(0, 2, 3, 1))
 
-    def _explained(self, moments: Sequence[Moment], eye: Eye) -> Iterator[Moment]:
+    def _explained(self, moments: Sequence[Moment], eye: Eye) -> list[Moment]:
         x = self._input([moment.seen for moment in moments if moment.seen is not None])
         if not self._decided.is_set():
             self._target = int(self._logits(x[:1]).argmax(dim=1))
@@ -104,12 +104,12 @@ class FrameExplainer:
         maps = eye.map_on_region(heatmaps)
         ranges = drawn_ranges(maps, eye.region.height, eye.region.width)
         ranges = ranges.masked_fill(limits.isnan(), torch.nan)
+        told = map(self._scores, classes.long().tolist(), probabilities.tolist())
         # Clones: a frame that is kept does not keep the maps of a whole batch.
-        for moment, own, drawn, likely, indices in zip(
-            moments, maps, ranges, probabilities.tolist(), classes.long().tolist(), strict=True
-        ):
-            scores = self._scores(indices, likely)
-            yield replace(moment, heat=Heat(own.clone(), drawn.clone()), classes=scores, seen=None)
+        return [
+            replace(moment, heat=Heat(own.clone(), drawn.clone()), classes=scores, seen=None)
+            for moment, own, drawn, scores in zip(moments, maps, ranges, told, strict=True)
+        ]
 
     def _on_host(self, explained: Explanation) -> list[Tensor]:
         """Maps, their ranges, and how probable the explained class and the topk ones are, with their numbers.

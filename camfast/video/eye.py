@@ -74,6 +74,17 @@ class Eye:
         """A rectangle of the upright picture, on the stored one."""
         return self._orientation.stored_region(region, *self._upright)
 
+    def beside(self) -> tuple[tuple[int, int], Region, Region]:
+        """Of two upright pictures side by side, stored: (height, width), and where the left and the right one lie."""
+        height, width = self._upright
+        size = self._orientation.upright_size(height, 2 * width)
+        left, right = (Region(0, at, height, width) for at in (0, width))
+        return (
+            size,
+            self._orientation.stored_region(left, height, 2 * width),
+            self._orientation.stored_region(right, height, 2 * width),
+        )
+
     def turned_back(self, upright: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Something drawn for the upright picture [h, w], as it lies on the stored one."""
         return self._orientation.stored_pixels(upright)

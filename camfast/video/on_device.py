@@ -61,8 +61,8 @@ class DeviceCanvas(Canvas):
         assert isinstance(picture, Surface)
         return picture.copy() if keep else picture
 
-    def blank(self, width: int | None = None) -> AnyPicture:
-        surface = Surface(self.height, width or self.width, self._device)
+    def blank(self, height: int | None = None, width: int | None = None) -> AnyPicture:
+        surface = Surface(height or self.height, width or self.width, self._device)
         fill_black(surface.planes, self.range)
         return surface
 

@@ -37,9 +37,11 @@ class Output:
         self._artist = artist
         self._records = records
         self._time_base = time_base
-        self._taken_over: Iterator[av.Packet[Any]] = iter(()) if left is None else left.packets()
+        self._left: Iterator[av.Packet[Any]] = iter(()) if left is None else left.packets()
         self.written = 0
         """Frames so far."""
+        self.taken_over = 0
+        """How many of them an earlier run has written."""
         self.classes: Counter[str] = Counter()
         """In how many each class was explained."""
 
@@ -49,8 +51,9 @@ class Output:
             self._writer.copy(item)
             return
         self.written += 1
-        before = next(self._taken_over, None)
+        before = next(self._left, None)
         if before is not None:
+            self.taken_over += 1
             self._writer.take_over(before)
         elif isinstance(item, Moment):
             self._draw(item)

@@ -85,12 +85,17 @@ class Partial:
         before = json.loads(said) if said else {}
         differs = [name for name in self._made_by if before.get(name) != self._made_by[name]]
         if differs:
-            name = differs[0]
             raise OutputError(
-                f"{self._output} cannot be gone on from: {name} was {before.get(name)!r}, "
-                f"and is {self._made_by[name]!r}; leave out --resume (resume=True) to begin anew"
+                f"{self._output} cannot be gone on from: {self._difference(differs[0], before)}; leave out --resume "
+                "(resume=True) to begin anew"
             )
         max(found, key=lambda path: path.stat().st_size).replace(self.left)
+
+    def _difference(self, name: str, before: Mapping[str, Any]) -> str:
+        was, now = before.get(name), self._made_by[name]
+        if any(isinstance(value, (list, dict)) for value in (was, now)):
+            return f"{name} is not what it was"
+        return f"{name} was {was!r}, and is {now!r}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

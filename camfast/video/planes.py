@@ -115,9 +115,9 @@ class Canvas:
             threads=1,
         )
 
-    def blank(self, width: int | None = None) -> AnyPicture:
-        """A black picture."""
-        picture = av.VideoFrame(width or self.width, self.height, self.format)
+    def blank(self, height: int | None = None, width: int | None = None) -> AnyPicture:
+        """A black picture, of its own size unless another is given."""
+        picture = av.VideoFrame(width or self.width, height or self.height, self.format)
         fill_black(planes(picture), self.range)
         return picture
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -16,7 +18,7 @@ import av
 import numpy as np
 
 from camfast.errors import OutputError
-from camfast.files import make_folder, whole_file
+from camfast.files import make_folder, remove_leftovers, whole_file
 from camfast.images import write_png
 from camfast.video.moment import Moment
 from camfast.video.planes import rgb
@@ -102,10 +104,11 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
+        remove_leftovers(folder, r"\d{6,}")
         self._folder = folder
 
     def add(self, moment: Moment, time: Fraction, picture: av.VideoFrame) -> None:
-        write_png(self._folder / f"{moment.index:06d}.png", rgb(picture), overwrite=True)
+        write_png(self._folder / f"{moment.index:06d}.png", rgb(picture), overwrite=True, compression=1)
 
 
 @contextmanager
@@ -115,6 +118,10 @@ def opened_records(
     """The records that were asked for; files get their names when the block ends well."""
     with ExitStack() as stack:
         records: list[Record] = []
+        for path in (table, maps):
+            if path is not None:
+                make_folder(path.parent)
+                remove_leftovers(path.parent, re.escape(path.stem))
         try:
             if table is not None:
                 file = stack.enter_context(whole_file(table, overwrite))
@@ -129,7 +136,8 @@ def opened_records(
             yield records
             return
         whole = stack.enter_context(whole_file(maps, overwrite))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{maps.stem}.", dir=maps.parent))
+        prefix = f".{maps.stem}.{os.getpid()}.partial."
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=maps.parent))
         kept = MapsFile(whole, Path(folder), region)
         yield [*records, kept]
         kept.finish()

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+_SHOWN = 5
+"""Classes that are told, of many."""
+
 
 @dataclass(frozen=True)
 class VideoSummary:
@@ -17,7 +20,7 @@ class VideoSummary:
     frames: int
     seconds: float
     classes: dict[str, int]
-    """How many frames each class was explained in, the most frequent first."""
+    """How many frames each class was explained in, the most frequent first; but for those that were taken over."""
     kernels: str
     damage: str | None
     """What was wrong with the source; None where it was whole."""
@@ -37,18 +40,22 @@ class VideoSummary:
     """Why the model's device did not decode, where that was tried."""
     interrupted: bool = False
     """Whether it was stopped before the end of the source."""
+    taken_over: int = 0
+    """How many frames a run that was killed had written already."""
 
     @property
     def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+        return (self.frames - self.taken_over) / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "output": str(self.output), "frames_per_second": round(self.frames_per_second, 2)}
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{name} ({count})" for name, count in itertools.islice(self.classes.items(), 5))
+        shown = ", ".join(f"{name} ({count})" for name, count in itertools.islice(self.classes.items(), _SHOWN))
+        shown += f", {len(self.classes) - _SHOWN} more" if len(self.classes) > _SHOWN else ""
         frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        frames += f", of which {self.taken_over} were there already," if self.taken_over else ""
         return (
             f"{self.output}: {frames} in {self.seconds:.1f} s, {self.frames_per_second:.1f} frames/s\n"
             f"  classes (frames): {shown}\n"
