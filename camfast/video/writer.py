@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from camfast.errors import OutputError
 from camfast.video import decoding
 from camfast.video.encoding import Encoding
-from camfast.video.others import Others, name_of
+from camfast.video.others import Others, told
 from camfast.video.planes import FULL, Canvas, stored_format
 from camfast.video.sources import media_url, reason_of
 
@@ -46,6 +46,8 @@ class Picture:
     transfer: int | None = None
     device: torch.device | None = None
     """Where pictures are that the encoder takes there; None for the host."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of the source's stream."""
 
 
 class VideoWriter:
@@ -78,28 +80,17 @@ class VideoWriter:
         self._chapters = chapters or []
         self._durations: dict[int, int] = {}
         self._reformatter = VideoReformatter()
-        others = list(others)
-        self._open(others, copy_sound=True)
+        self._open(list(others))
         try:
-            self._start()
-        except (av.error.FFmpegError, ValueError):  # some containers say only now what they do not take
+            self._stream.codec_context.open()
+            self.container.start_encoding()
+        except (av.error.FFmpegError, ValueError) as error:
             self.container.close()
-            sound = [stream for stream in others if stream.type == "audio"]
-            self._open(sound, copy_sound=False)
-            self.others.left_out += [name_of(stream) for stream in others if stream.type != "audio"]
-            try:
-                self._start()
-            except (av.error.FFmpegError, ValueError) as error:
-                self.container.close()
-                path.unlink(missing_ok=True)
-                told = f"--codec {self._encoding.codec} with {self._encoding.options}"
-                raise OutputError(f"{path.suffix} cannot be written with {told} ({reason_of(error)})") from None
+            path.unlink(missing_ok=True)
+            settings = f"--codec {self._encoding.codec} with {self._encoding.options}"
+            raise OutputError(f"{path.suffix} cannot be written with {settings} ({reason_of(error)})") from None
 
-    def _start(self) -> None:
-        self._stream.codec_context.open()
-        self.container.start_encoding()
-
-    def _open(self, others: list[Any], copy_sound: bool) -> None:
+    def _open(self, others: list[Any]) -> None:
         picture, encoding = self._picture, self._encoding
         options = _MATROSKA if self._path.suffix.lower() == ".mkv" else _MP4
         self.container: Any = av.open(media_url(self._path), "w", options=options)
@@ -136,8 +127,9 @@ class VideoWriter:
             stream.codec_context.color_trc = picture.transfer
         if picture.display_matrix is not None:
             stream.set_display_matrix(picture.display_matrix)
+        stream.metadata.update(told(picture.metadata))
         self._stream = stream
-        self.others = Others(self.container, others, copy_sound)
+        self.others = Others(self.container, others)
         if self._chapters:
             self.container.set_chapters(self._chapters)
 
