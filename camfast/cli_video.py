@@ -14,7 +14,7 @@ from camfast.arguments import path, positive_seconds, rate, seconds, share, whol
 from camfast.errors import CamfastError, InputError, OutputError
 from camfast.exits import DAMAGED, SUCCESS, fail
 from camfast.explainer import Explainer
-from camfast.files import check_input, check_output, make_folder
+from camfast.files import check_output, make_folder
 from camfast.models import LoadedModel
 from camfast.video import VideoSummary, annotate_video
 from camfast.video.annotate import SMOOTH
@@ -23,7 +23,7 @@ from camfast.video.decoding import DECODE
 from camfast.video.encoding import CODECS, check_suffix
 from camfast.video.explainer import CLIP, FIRST
 from camfast.video.over_time import BETWEEN
-from camfast.video.sources import is_live
+from camfast.video.sources import check_source, is_live
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".ts", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".mxf")
 """What is taken for a video in a folder."""
@@ -187,7 +187,7 @@ def check(options: argparse.Namespace) -> list[tuple[str, Path]]:
             raise OutputError(f"{option} is for one video; {len(pairs)} are given")
     for source, output in pairs:
         if len(pairs) == 1 and not is_live(source):
-            check_input(Path(source))
+            check_source(source)
         if len(pairs) == 1 and not options.overwrite:
             check_output(output, overwrite=False)
     return pairs

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from camfast.explainer import Explainer
-from camfast.files import check_input
 from camfast.methods import GradCAM
 from camfast.models import LoadedModel, check_model
 from camfast.render import overlay
@@ -27,7 +26,7 @@ from camfast.video.moment import ClassScore, Moment
 from camfast.video.pipeline import Pipeline, Watching
 from camfast.video.planes import rgb
 from camfast.video.reader import VideoReader
-from camfast.video.sources import is_live
+from camfast.video.sources import check_source, is_live
 from camfast.video.top_class import settled_target
 
 
@@ -103,7 +102,7 @@ def explain_video(
     """
     check_model(model)
     if not is_live(source):
-        check_input(Path(source))
+        check_source(source)
     cam = cam or GradCAM(model.module)
     wanted = settled_target(target, source, model, cam, batch_size, stride, start, duration, quiet=True)
     watching = Watching(wanted, topk, batch_size, stride, between, smooth)

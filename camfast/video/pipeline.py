@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 import av
 import torch
 
-from camfast.errors import InputError
 from camfast.explainer import Explainer
 from camfast.models import LoadedModel
 from camfast.video.decoding import stays_on
@@ -103,7 +102,7 @@ class Pipeline:
                 break
             before.append(item)
         if first is None:
-            raise InputError(f"{reader.name} has no frame that can be decoded{_in_range(reader)}")
+            raise reader.no_frame()
         assert isinstance(first.picture, av.VideoFrame)
         self.first = first.picture
         self.device = reader.device if reader.device is not None and stays_on(self.first, reader.device) else None
@@ -174,7 +173,3 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-
-def _in_range(reader: VideoReader) -> str:
-    return "" if reader.whole else " in the part from --start on, for --duration"

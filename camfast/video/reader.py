@@ -15,11 +15,13 @@ import torch
 
 from camfast.errors import InputError
 from camfast.video.decoding import NotOnDeviceError, opened_on_device
-from camfast.video.sources import PIPE, open_source, reason_of
+from camfast.video.sources import PIPE, STANDARD_INPUT, is_live, open_source, reason_of, riff_is_whole
 from camfast.video.surface import AnyPicture
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
+AVI, MATROSKA = "avi", "matroska"
+"""Names of formats."""
 _FEW_CORES = 2
 LATE = 1
 """Seconds by which other streams may lag behind the picture in a file."""
@@ -42,7 +44,8 @@ class Frame:
 class VideoReader:
     """Opens a video and yields its frames in order of presentation.
 
-    Damage does not end the reading: what cannot be decoded is skipped, and :attr:`damage` says so afterwards.
+    Damage does not end the reading: what cannot be decoded is skipped, and :attr:`damage` says so afterwards. Frames
+    without time stamps follow each other at the video's rate, before the first one that has a time stamp.
 
     Args:
         source: a path, ``"-"`` for standard input, or a camera's number.
@@ -64,7 +67,8 @@ class VideoReader:
         strict: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self.name = "standard input" if str(source) == PIPE else str(source)
+        self.name = STANDARD_INPUT if str(source) == PIPE else str(source)
+        self._source = source
         self._strict = strict
         self.container = open_source(source)
         try:
@@ -94,21 +98,47 @@ class VideoReader:
         self.stream.codec_context.options = {**self.stream.codec_context.options, "max_pixels": str(LARGEST_FRAME)}
         self.width, self.height = size
         self.time_base: Fraction = self.stream.time_base or Fraction(1, 90000)
-        self.rate: Fraction = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        self._format: str = self.container.format.name
+        rates = [self.stream.average_rate, self.stream.guessed_rate]
+        if self._format == AVI:  # whose average is that of slots for frames, and not each has one
+            rates.reverse()
+        self.rate: Fraction = rates[0] or rates[1] or Fraction(25)
         # Asked for now, because afterwards the container may be closed.
         self.announced_frames: int | None = self.stream.frames or None
         """How many frames the file says it has; None where it does not say."""
         self._announced_end, self._tolerance = self._end()
+        self._slots = False
+        """Whether the file announces slots, of which the last frame may fill many."""
+        if self._format == AVI:
+            self._read_avi(source)
         self._origin = (self.stream.start_time or 0) * self.time_base
         self._start = Fraction(start).limit_denominator(10**6)
         self._duration = None if duration is None else Fraction(duration).limit_denominator(10**6)
         self.decoded = 0
         """Frames given out so far."""
         self.skipped_packets = 0
+        self._any_packet = False
         self._last_pts: int | None = None
         self._last_end = Fraction(0)
+        self._longest = 0
+        """The most time stamps from a frame to the next."""
+        self._late: int | None = None
+        """What makes room for frames without time stamps at the beginning; None until one has a time stamp."""
         self._broken_off: str | None = None
         self._ended_early = False
+
+    def _read_avi(self, source: str | Path) -> None:
+        """What an AVI file announces: frames by its index, where it has one, else slots."""
+        self._slots = True
+        self.announced_frames = None
+        index = self.stream.index_entries
+        # Where the end is cut off, the index is that of what was read so far.
+        if not is_live(source) and riff_is_whole(Path(source)) and len(index) > 0:
+            self._slots = False
+            self.announced_frames = len(index)
+            self._announced_end = (index[len(index) - 1].timestamp + 1) * self.time_base
+        elif self.stream.frames:  # the duration is made to fit the size of a file that is cut
+            self._announced_end = self.stream.frames * self.time_base
 
     def _decode_on(self, source: str | Path, device: torch.device) -> None:
         try:
@@ -154,35 +184,54 @@ class VideoReader:
         shift: Fraction | None = None
         if self._start > 0:
             self._seek()
-        else:
-            shift = Fraction(0)
         for packet in self._packets(others):
             if packet.stream is not self.stream:
-                if packet.dts is None or packet.pts is None:
-                    continue
-                if shift is None:
+                if packet.dts is not None and packet.pts is not None:
                     held.append(packet)
-                elif self._in_time(packet, shift):
-                    yield _moved(packet, shift)
+                if shift is not None and self._late is not None:
+                    yield from self._let_go(held, shift)
                 continue
             if self._ended_early:
-                if packet.dts is not None and self._seconds(packet.dts) > self._origin + self._until + LATE:
+                late = self._seconds(self._late or 0)
+                if packet.dts is not None and self._seconds(packet.dts) + late > self._origin + self._until + LATE:
                     break
                 continue
             for frame in self._decode(packet):
                 since = self._seconds(frame.pts) - self._origin
-                if since < self._start:
+                if since < self._start and self._start > 0:  # some files have frames before what they call the start
                     continue
                 if self._duration is not None and since >= self._until:
                     self._ended_early = True
                     break
                 if shift is None:
-                    shift = since
-                    yield from (_moved(other, shift) for other in held if self._in_time(other, shift))
+                    shift = since if self._start > 0 else Fraction(0)
+                if self._late is not None:
+                    yield from self._let_go(held, shift)
                 self.decoded += 1
                 yield Frame(frame.picture, frame.pts - round(shift / self.time_base), frame.duration)
+        if shift is not None:
+            yield from self._let_go(held, shift)
         if self._strict and self.damage:
+            if self.decoded == 0:
+                raise self.no_frame()
             raise InputError(f"{self.name} is damaged: {self.damage}")
+
+    def no_frame(self) -> InputError:
+        """What to raise where reading gave no frame: why, as far as it is known."""
+        if self.name == STANDARD_INPUT and not self._any_packet and self._format.startswith("mov,"):
+            return InputError(
+                f"{self.name} has its index at the end, to which a pipe cannot go; "
+                "give the file, or write it with -movflags +faststart"
+            )
+        said = f"{self.name} has no frame that can be decoded"
+        if self._start > 0:
+            said += " in the part from --start on"
+        length = None if self._announced_end is None else self._announced_end - self._origin
+        if length is not None and self._start > 0 and 0 <= length <= self._start:
+            return InputError(f"{said}: it is only {float(length):.2f} s long")
+        if self._duration is not None:
+            said += f"{',' if self._start > 0 else ' in the first'} {float(self._duration):g} s (--duration)"
+        return InputError(said)
 
     @property
     def _until(self) -> Fraction:
@@ -193,21 +242,41 @@ class VideoReader:
         return time * self.time_base
 
     def _seek(self) -> None:
+        if self._cannot_count():
+            return
         try:
             self.container.seek(round((self._origin + self._start) / self.time_base), stream=self.stream)
         except av.error.FFmpegError:  # a pipe, say: everything before the start is decoded, and left out
             return
 
-    def _in_time(self, packet: av.Packet[Any], shift: Fraction) -> bool:
+    def _cannot_count(self) -> bool:
+        """Whether frames before 0, of which Matroska cannot say when they are shown, have to be read to be counted."""
+        if is_live(self._source) or MATROSKA not in self._format:
+            return False
+        with open_source(self._source) as container:  # another, as this one could not go back before 0
+            first = next(container.demux(video=0), None)
+        return first is not None and first.size > 0 and first.pts is None
+
+    def _let_go(self, held: list[av.Packet[Any]], shift: Fraction) -> Iterator[av.Packet[Any]]:
+        """The packets of other streams that are of the part that is read, moved as its frames are."""
+        late = self._seconds(self._late or 0)
+        for packet in held:
+            if self._in_time(packet, shift, late):
+                yield _moved(packet, shift - late)
+        held.clear()
+
+    def _in_time(self, packet: av.Packet[Any], shift: Fraction, late: Fraction) -> bool:
         """Whether a packet of another stream is of the part that is read."""
         assert packet.pts is not None
         assert packet.time_base is not None
-        since = packet.pts * packet.time_base - self._origin
+        since = packet.pts * packet.time_base + late - self._origin
         return (shift == 0 or since >= shift) and (self._duration is None or since < self._until)
 
     def _packets(self, others: tuple[Any, ...]) -> Iterator[Any]:
         try:
-            yield from self.container.demux(self.stream, *others)
+            for packet in self.container.demux(self.stream, *others):
+                self._any_packet = self._any_packet or packet.size > 0
+                yield packet
         except av.error.FFmpegError as error:
             self._broken_off = reason_of(error)
             flush: Any = av.Packet()  # an empty one makes the decoder give out the frames that it still holds
@@ -226,23 +295,41 @@ class VideoReader:
             self.skipped_packets += 1
             return
         for picture in decoded:
-            pts = picture.pts if picture.pts is not None else round(self._last_end / self.time_base)
-            # Missing or repeated time stamps, which some files have: no container takes them.
-            pts = pts if self._last_pts is None else max(pts, self._last_pts + 1)
+            if self._last_pts is None and picture.pts is None:
+                self._begin_without_time()
+            follows = round(self._last_end / self.time_base)
+            if self._late is None and picture.pts is not None:
+                # Those before it were counted from the beginning: all that follow make room for them.
+                self._late = 0 if self._last_pts is None else max(follows - picture.pts, 0)
+            pts = follows if picture.pts is None else picture.pts + (self._late or 0)
+            if self._last_pts is not None:
+                # Missing or repeated time stamps, which some files have: no container takes them.
+                pts = max(pts, self._last_pts + 1)
+                self._longest = max(self._longest, pts - self._last_pts)
             self._last_pts = pts
-            length = picture.duration * self.time_base if picture.duration else 1 / self.rate
-            self._last_end = pts * self.time_base + length
-            yield Frame(picture, pts, picture.duration or 0)
+            duration = picture.duration or 0
+            if self._format == AVI:  # which says a slot
+                duration = max(duration, round(1 / self.rate / self.time_base))
+            self._last_end = pts * self.time_base + (duration * self.time_base or 1 / self.rate)
+            yield Frame(picture, pts, duration)
+
+    def _begin_without_time(self) -> None:
+        """Says when a first frame without a time stamp is shown."""
+        if MATROSKA in self._format:
+            self._origin = Fraction(0)  # it cannot say what is before 0, and begins with the first that it can say
+        self._last_end = self._origin
 
     def _missing(self) -> str | None:
         """What the file announces at its end and does not have."""
         if self._ended_early or self._announced_end is None:
             return None
-        if self._announced_end - self._last_end <= self._tolerance:
+        end = self._last_end - self._seconds(self._late or 0)
+        tolerance = max(self._tolerance, self._seconds(self._longest)) if self._slots else self._tolerance
+        if self._announced_end - end <= tolerance:
             return None
         if self.announced_frames is not None and self._start == 0:
             return f"{self.announced_frames - self.decoded} of {self.announced_frames} frames are missing"
-        return f"the last {float(self._announced_end - self._last_end):.2f} s are missing"
+        return f"the last {float(self._announced_end - end):.2f} s are missing"
 
     def _end(self) -> tuple[Fraction | None, Fraction]:
         """When the file says that the picture ends, in seconds, and how exact that is.
