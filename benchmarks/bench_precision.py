@@ -49,9 +49,11 @@ MODELS = (
     "regnet_y_400mf",
     "squeezenet1_1",
     "densenet121",
-    "convnext_tiny",
     "efficientnet_b0",
     "mobilenet_v3_large",
+    "convnext_tiny",
+    "swin_t",
+    "vit_b_16",
 )
 QUICK_MODEL = "mobilenet_v2"
 MODES: dict[str, dict[str, Any]] = {
