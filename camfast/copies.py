@@ -350,7 +350,7 @@ def _bytes(parts: Parts, model: nn.Module) -> int:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 total += storage.nbytes()
-    kinds = (onednn.Packed, onednn.PackedLinear, integers.IntegerConvolution)
+    kinds = (onednn.Packed, onednn.PackedLinear, integers.IntegerConvolution, integers.IntegerLinear)
     return total + sum(module.bytes for module in parts.before.modules() if isinstance(module, kinds))
 
 
