@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -279,8 +278,7 @@ def _load(options: argparse.Namespace) -> tuple[LoadedModel, Explainer]:
     get_method(options.method)  # an unknown one is said before a model is loaded
     check_colormap(options.colormap)
     keep_memory()  # the process is ours, and runs the model again and again
-    model = load_model(options.model, options.weights, options.device)
-    model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
+    model = load_model(options.model, options.weights, options.device).with_fit(options.fit)
     return model, make_explainer(options, model.module)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -75,8 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if output.suffix != suffix:
         raise OutputError(f"{output}: the name of a file of --format {options.format} ends in {suffix}")
     check_output(output, options.overwrite)
-    model = load_model(options.model, options.weights, options.device)
-    model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, fit=options.fit))
+    model = load_model(options.model, options.weights, options.device).with_fit(options.fit)
     if options.format == "pt2":
         to_pt2(
             model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 
@@ -78,9 +77,8 @@ def run(options: argparse.Namespace) -> int:
     check_colormap(options.colormap)
     photo = read_image(options.photo)
     make_folder(options.output)
-    model = load_model(options.model, options.weights, options.device)
-    preprocess = dataclasses.replace(model.preprocess, fit=options.fit)
-    x = preprocess(torch.from_numpy(photo).to(model.device)[None])
+    model = load_model(options.model, options.weights, options.device).with_fit(options.fit)
+    x = model.preprocess(torch.from_numpy(photo).to(model.device)[None])
     layers, without = feature_maps(model.module, x, options.layers)
     outputs = [options.output / f"{layer.layer.replace(os.sep, '_')}.png" for layer in layers]
     for output in [*outputs, options.output / _MONTAGE]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from camfast.errors import CamfastError, InputError, ModelError
 from camfast.files import check_input
-from camfast.preprocess import Preprocessing
+from camfast.preprocess import Fit, Preprocessing
 from camfast.suggest import did_you_mean
 
 BUILT_IN = "efficientnet_lite0"
@@ -38,6 +38,17 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the model is, and where frames have to go."""
         return next(self.module.parameters()).device
+
+    def with_fit(self, fit: Fit) -> LoadedModel:
+        """The same model, which sees more of a photo, or less.
+
+        Args:
+            fit: ``"crop"``, the centre; ``"squash"``, all of it, made square; ``"pad"``, all of it, with bars.
+
+        Raises:
+            ValueError: none of these.
+        """
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, fit=fit))
 
     def class_name(self, index: int) -> str:
         """The name of a class, or ``"class 7"`` where names are not known."""

@@ -22,6 +22,16 @@ def test_the_built_in_model(lite0):
     assert lite0.class_index("281") == lite0.class_index("tabby") == lite0.class_index("Tabby") == 281
 
 
+def test_with_fit_it_sees_more_of_a_photo(lite0):
+    height, width = 100, 200
+    assert lite0.preprocess.seen(height, width)[3] < width
+    for fit in ("squash", "pad"):
+        assert lite0.with_fit(fit).preprocess.seen(height, width) == (0, 0, height, width)
+    assert lite0.with_fit("crop") == lite0
+    with pytest.raises(ValueError, match="fit='whole' is unknown; expected one of 'crop', 'squash', 'pad'"):
+        lite0.with_fit("whole")
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

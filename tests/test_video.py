@@ -185,7 +185,7 @@ def test_the_reader_alone(tmp_path):
     source = write_clip(tmp_path / "in.mp4", moving_square(6, 48, 64), audio="aac")
     with VideoReader(source) as reader:
         frames = list(reader.frames())
-    assert (reader.width, reader.height, reader.rate, reader.announced_frames, reader.decoded) == (64, 48, 25, 6, 6)
+    assert (reader.width, reader.height, reader.rate, reader.announced.frames, reader.decoded) == (64, 48, 25, 6, 6)
     assert reader.damage is None
     assert [(frame.picture.width, frame.picture.height) for frame in frames] == [(64, 48)] * 6
     assert [frame.pts * reader.time_base for frame in frames] == [Fraction(i, 25) for i in range(6)]

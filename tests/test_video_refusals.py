@@ -79,7 +79,7 @@ class TestAvi:
 
     def test_frames_and_rate_are_those_that_there_are(self, tmp_path):
         with VideoReader(self.clip(tmp_path / "in.avi", list(self.EVEN))) as reader:
-            assert (reader.announced_frames, reader.rate) == (40, 25)
+            assert (reader.announced.frames, reader.rate) == (40, 25)
             assert {frame.duration for frame in reader.frames()} == {24}
 
     @pytest.mark.parametrize("part", [0.2, 0.4, 0.6, 0.7])

@@ -14,14 +14,15 @@ import av.error
 import torch
 
 from camfast.errors import InputError
+from camfast.video.announced import AVI, announced_by
 from camfast.video.decoding import NotOnDeviceError, opened_on_device
-from camfast.video.sources import PIPE, STANDARD_INPUT, is_live, open_source, reason_of, riff_is_whole
+from camfast.video.sources import PIPE, STANDARD_INPUT, is_live, open_source, reason_of
 from camfast.video.surface import AnyPicture
 
 LARGEST_FRAME = 2**27
 """Pixels of a frame beyond which a header is not believed."""
-AVI, MATROSKA = "avi", "matroska"
-"""Names of formats."""
+MATROSKA = "matroska"
+"""The name of a format that has no time before 0."""
 _FEW_CORES = 2
 LATE = 1
 """Seconds by which other streams may lag behind the picture in a file."""
@@ -104,13 +105,7 @@ class VideoReader:
             rates.reverse()
         self.rate: Fraction = rates[0] or rates[1] or Fraction(25)
         # Asked for now, because afterwards the container may be closed.
-        self.announced_frames: int | None = self.stream.frames or None
-        """How many frames the file says it has; None where it does not say."""
-        self._announced_end, self._tolerance = self._end()
-        self._slots = False
-        """Whether the file announces slots, of which the last frame may fill many."""
-        if self._format == AVI:
-            self._read_avi(source)
+        self.announced = announced_by(source, self.container, self.rate, self.time_base)
         self._origin = (self.stream.start_time or 0) * self.time_base
         self._start = Fraction(start).limit_denominator(10**6)
         self._duration = None if duration is None else Fraction(duration).limit_denominator(10**6)
@@ -126,19 +121,6 @@ class VideoReader:
         """What makes room for frames without time stamps at the beginning; None until one has a time stamp."""
         self._broken_off: str | None = None
         self._ended_early = False
-
-    def _read_avi(self, source: str | Path) -> None:
-        """What an AVI file announces: frames by its index, where it has one, else slots."""
-        self._slots = True
-        self.announced_frames = None
-        index = self.stream.index_entries
-        # Where the end is cut off, the index is that of what was read so far.
-        if not is_live(source) and riff_is_whole(Path(source)) and len(index) > 0:
-            self._slots = False
-            self.announced_frames = len(index)
-            self._announced_end = (index[len(index) - 1].timestamp + 1) * self.time_base
-        elif self.stream.frames:  # the duration is made to fit the size of a file that is cut
-            self._announced_end = self.stream.frames * self.time_base
 
     def _decode_on(self, source: str | Path, device: torch.device) -> None:
         try:
@@ -158,10 +140,10 @@ class VideoReader:
     def expected_frames(self) -> int | None:
         """About how many frames there will be; None where the file does not say."""
         if self.whole:
-            return self.announced_frames
-        if self._announced_end is None:
+            return self.announced.frames
+        if self.announced.end is None:
             return None if self._duration is None else round(self._duration * self.rate)
-        left = max(self._announced_end - self._origin - self._start, Fraction(0))
+        left = max(self.announced.end - self._origin - self._start, Fraction(0))
         return round((left if self._duration is None else min(left, self._duration)) * self.rate)
 
     @property
@@ -173,9 +155,10 @@ class VideoReader:
         if self.skipped_packets:
             packets = "packet was" if self.skipped_packets == 1 else "packets were"
             found.append(f"{self.skipped_packets} damaged {packets} skipped")
-        missing = self._missing()
-        if missing:
-            found.append(missing)
+        if not self._ended_early:
+            decoded = self.decoded if self._start == 0 else None
+            end = self._last_end - self._seconds(self._late or 0)
+            found += filter(None, [self.announced.missing(decoded, end, self._seconds(self._longest))])
         return "; ".join(found) or None
 
     def frames(self, others: tuple[Any, ...] = ()) -> Iterator[Frame | av.Packet[Any]]:
@@ -226,7 +209,7 @@ class VideoReader:
         said = f"{self.name} has no frame that can be decoded"
         if self._start > 0:
             said += " in the part from --start on"
-        length = None if self._announced_end is None else self._announced_end - self._origin
+        length = None if self.announced.end is None else self.announced.end - self._origin
         if length is not None and self._start > 0 and 0 <= length <= self._start:
             return InputError(f"{said}: it is only {float(length):.2f} s long")
         if self._duration is not None:
@@ -318,33 +301,6 @@ class VideoReader:
         if MATROSKA in self._format:
             self._origin = Fraction(0)  # it cannot say what is before 0, and begins with the first that it can say
         self._last_end = self._origin
-
-    def _missing(self) -> str | None:
-        """What the file announces at its end and does not have."""
-        if self._ended_early or self._announced_end is None:
-            return None
-        end = self._last_end - self._seconds(self._late or 0)
-        tolerance = max(self._tolerance, self._seconds(self._longest)) if self._slots else self._tolerance
-        if self._announced_end - end <= tolerance:
-            return None
-        if self.announced_frames is not None and self._start == 0:
-            return f"{self.announced_frames - self.decoded} of {self.announced_frames} frames are missing"
-        return f"the last {float(self._announced_end - end):.2f} s are missing"
-
-    def _end(self) -> tuple[Fraction | None, Fraction]:
-        """When the file says that the picture ends, in seconds, and how exact that is.
-
-        Frames are not counted: an edit list may leave some out on purpose.
-        """
-        if self.stream.duration is not None:
-            return (self.stream.duration + (self.stream.start_time or 0)) * self.time_base, Fraction(3, 2) / self.rate
-        hours, minutes, seconds = (self.stream.metadata.get("DURATION") or "::").split(":")  # as Matroska has it
-        if hours and minutes and seconds:
-            return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds), Fraction(1, 2)
-        if self.container.duration is not None and len(self.container.streams) == 1:
-            start = self.container.start_time or 0
-            return Fraction(self.container.duration + start, av.time_base), Fraction(1, 2)
-        return None, Fraction(0)
 
     def __enter__(self) -> VideoReader:
         return self
