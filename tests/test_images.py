@@ -148,7 +148,7 @@ def test_outputs_that_cannot_be_written(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_and_is_named(tmp_path, monkeypatch):
-    def save(self, path, format):
+    def save(self, path, **options):
         path.write_bytes(b"half a picture")
         raise OSError(errno.ENOSPC, "No space left on device")
 
