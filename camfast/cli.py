@@ -194,8 +194,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         choices=list(PRECISIONS),
-        help="of the copy that runs; int8 needs a CPU with AVX-512 VNNI, and is the fastest for "
-        "convolutional networks (default: that of the model, fp32)",
+        help="of the copy that runs; int8 needs a CPU with AVX-512 VNNI, and is mostly the fastest "
+        "there (default: that of the model, fp32)",
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     group.add_argument(

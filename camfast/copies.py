@@ -81,20 +81,19 @@ class Copies:
         Args:
             plan_as_it_is: makes a plan of a copy of the whole model.
         """
-        wanted = self._expected
         if self._in_integers:
             try:
-                return self._in_int8(optimize == "compile", wanted, otherwise, plan)
+                return self._in_int8(optimize == "compile", otherwise, plan)
             except Unusable as reason:
                 self._notes.append(f'precision="int8": {reason}')
         for level in LEVELS[optimize]:
             try:
-                return self._split(level, wanted, otherwise, plan)
+                return self._split(level, otherwise, plan)
             except Unusable as reason:
                 self._notes.append(f'optimize="{level}": {reason}')
         if self._dtype is not None:
             try:
-                return self._copied(self._dtype, wanted, otherwise, plan_as_it_is)
+                return self._copied(self._dtype, otherwise, plan_as_it_is)
             except Unusable as reason:
                 self._notes.append(f"precision {_short(self._dtype)}: {reason}")
         return otherwise, dataclasses.replace(plan, notes=tuple(self._notes))
@@ -114,7 +113,7 @@ class Copies:
         """The batch at hand, to be changed in place by whoever does that."""
         return normal_tensors(self._given).map(torch.clone)
 
-    def _split(self, level: str, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
+    def _split(self, level: str, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
         """The model's graph in parts, the first of them simplified, and packed or compiled."""
         compiled = level == "compile"
         parts, steps = self.parts(packed=not compiled)
@@ -122,27 +121,25 @@ class Copies:
         if compiled:  # which packs the weights of the first part for itself
             steps.append("torch.compile")
             memory += sum(tensor.nbytes for tensor in parts.before.parameters())
-        runner = self._runner(parts, wanted, before_is_compiled=compiled, after_is_compiled=compiled)
-        difference = self._checked(runner, self._fresh_batch, wanted, self._allowed())
+        runner = self._runner(parts, before_is_compiled=compiled, after_is_compiled=compiled)
+        difference = self._checked(runner, self._fresh_batch, self._expected, self._allowed())
         if isinstance(runner.before, Compiled) and runner.before.trouble is not None:
             raise Unusable(runner.before.trouble)
         return Guarded(runner, otherwise), self._plan(steps, difference, plan, memory)
 
-    def _in_int8(
-        self, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
-    ) -> tuple[ModelRunner, Plan]:
-        """The model's graph in parts, the first of them in integers, the second in float32, and perhaps compiled."""
+    def _in_int8(self, compiled: bool, otherwise: ModelRunner, plan: Plan) -> tuple[ModelRunner, Plan]:
+        """The model's graph in parts, the first of them in integers, the second perhaps compiled."""
         self._check_int8()
         fast = torch.bfloat16 if onednn.available(torch.bfloat16) else torch.float32
         # What linear layers of transformers get can have a few values that are much larger than all others.
         *first, last = dict.fromkeys([(fast, True), (fast, False), (torch.float32, False)])
         for values, linear in first:
             with contextlib.suppress(Unusable):
-                return self._in_int8_beside(values, linear, compiled, wanted, otherwise, plan)
-        return self._in_int8_beside(*last, compiled, wanted, otherwise, plan)
+                return self._in_int8_beside(values, linear, compiled, otherwise, plan)
+        return self._in_int8_beside(*last, compiled, otherwise, plan)
 
     def _in_int8_beside(
-        self, values: torch.dtype, linear: bool, compiled: bool, wanted: ForwardPass, otherwise: ModelRunner, plan: Plan
+        self, values: torch.dtype, linear: bool, compiled: bool, otherwise: ModelRunner, plan: Plan
     ) -> tuple[ModelRunner, Plan]:
         """With a type of what is no integer, and perhaps with linear layers in integers."""
         parts, folded = self._simplified_parts()
@@ -160,7 +157,7 @@ class Copies:
         steps = [f"{folded} BatchNorms folded" if folded else "", "channels-last"]
         steps += [f"{_layers(*counts)} in 8-bit integers by oneDNN, all else in {_short(values)}"]
         steps += [self._packed(parts)]
-        runner = self._runner(parts, wanted, before_is_compiled=False, after_is_compiled=compiled)
+        runner = self._runner(parts, before_is_compiled=False, after_is_compiled=compiled)
         with or_unusable():  # as the model may take no other number of samples than those at hand
             shown_wanted = self._wanted(shown[0])
         difference = self._checked(runner, shown[0], shown_wanted, INT8)
@@ -189,8 +186,8 @@ class Copies:
         leaves = [batch.filled((images,)) for images in leaves_like(batch.images)]
         return [telling, *leaves] if len(telling) else leaves
 
-    def _runner(self, parts: Parts, wanted: ForwardPass, *, before_is_compiled: bool, after_is_compiled: bool) -> Split:
-        names, becomes = list(self._subject.layers), None if self._dtype is None else wanted.output.dtype
+    def _runner(self, parts: Parts, *, before_is_compiled: bool, after_is_compiled: bool) -> Split:
+        names, becomes = list(self._subject.layers), None if self._dtype is None else self._expected.output.dtype
         compiled = before_is_compiled or (after_is_compiled and parts.after is not None)
         return Split(
             parts,
@@ -261,7 +258,7 @@ class Copies:
         return f"{_layers(convolutions, linears)} packed by oneDNN" if convolutions or linears else ""
 
     def _copied(
-        self, dtype: torch.dtype, wanted: ForwardPass, otherwise: ModelRunner, plan_as_it_is: PlanAsItIs
+        self, dtype: torch.dtype, otherwise: ModelRunner, plan_as_it_is: PlanAsItIs
     ) -> tuple[ModelRunner, Plan]:
         """The whole model again, in another precision."""
         subject = self._subject
@@ -273,8 +270,8 @@ class Copies:
         other = dataclasses.replace(subject, model=model, layers=layers)
         with or_unusable():
             inner, plan = plan_as_it_is(other, self._fresh_batch.map(self._cast))
-        runner = Converting(inner, self._cast, wanted.output.dtype)
-        difference = self._checked(runner, self._fresh_batch, wanted, self._allowed())
+        runner = Converting(inner, self._cast, self._expected.output.dtype)
+        difference = self._checked(runner, self._fresh_batch, self._expected, self._allowed())
         memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         forward = f"a copy of the model in {_short(dtype)}; {difference}"
         return Guarded(runner, otherwise), Plan(forward, plan.gradient, memory, tuple(self._notes))

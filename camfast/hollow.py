@@ -50,14 +50,15 @@ def hollow_copy(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
 
 def _own(value: Any, module: nn.Module, hollow: nn.Module) -> Any:
     """An attribute for the copy of a module."""
-    if isinstance(value, _CONTAINERS):  # where a model may collect something
+    if type(value) in _CONTAINERS:  # where a model may collect something
         return _own_container(value, {})
     if isinstance(value, types.MethodType) and value.__self__ is module:  # a `forward` that was chosen by options
         return types.MethodType(value.__func__, hollow)
     return value
 
 
-_CONTAINERS = (list, dict, set, collections.deque)
+_CONTAINERS = (list, dict, set, collections.deque, collections.defaultdict, collections.OrderedDict)
+"""Others may not let themselves be copied or changed."""
 
 
 def _own_container(value: Any, made: dict[int, Any]) -> Any:
@@ -66,14 +67,13 @@ def _own_container(value: Any, made: dict[int, Any]) -> Any:
     Args:
         made: what was made of containers so far, by their identity: one may hold itself.
     """
-    if not isinstance(value, (*_CONTAINERS, tuple)):
+    if type(value) not in (*_CONTAINERS, tuple):
         return value
     if id(value) in made:
         return made[id(value)]
     if isinstance(value, tuple):
         parts = [_own_container(part, made) for part in value]
-        unchanged = all(map(operator.is_, parts, value))
-        return value if unchanged or type(value) is not tuple else tuple(parts)
+        return value if all(map(operator.is_, parts, value)) else tuple(parts)
     result = made[id(value)] = copy.copy(value)
     if isinstance(result, dict):
         for key, part in result.items():

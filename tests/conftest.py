@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,24 @@ def cat() -> np.ndarray:
 def small():
     """A model that takes no time."""
     return small_model()
+
+
+@pytest.fixture
+def address():
+    """Of a server that no one is to ask for anything."""
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            self.send_error(404)
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    assert requests == []
 
 
 def _tool(name: str) -> str:

@@ -308,3 +308,19 @@ def test_buffers_change_once_in_a_call(anew):
         other(x)
     camfast.GradCAM(model, "last")(x)
     torch.testing.assert_close(model.norm.running_mean, other.norm.running_mean)
+
+
+class Fixed(dict):
+    """A configuration that lets nobody change it, not even a copy."""
+
+    def __setitem__(self, key, value):
+        raise TypeError("fixed")
+
+
+def test_a_dict_that_nobody_may_change_is_left_alone():
+    model = PooledNet().eval()
+    model.config = Fixed(size=3)
+    cam = camfast.GradCAM(model, optimize="inference")
+    cam(torch.randn(2, 3, 16, 16))
+    assert cam.plan.notes == ()
+    assert "closed form" in cam.plan.gradient

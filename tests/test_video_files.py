@@ -2,8 +2,6 @@
 
 import itertools
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import av
 import numpy as np
@@ -137,17 +135,7 @@ def test_a_video_without_a_frame(tmp_path, small):
     assert [path.name for path in tmp_path.iterdir()] == ["none.mp4"]
 
 
-def test_a_playlist_cannot_reach_other_files_or_the_network(tmp_path, small):
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path)
-            self.send_error(404)
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
+def test_a_playlist_cannot_reach_other_files_or_the_network(tmp_path, small, address):
     write_clip(tmp_path / "other.ts", moving_square(5, 48, 64))
     playlists = {
         "remote.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}/a.ts\n#EXT-X-ENDLIST\n",
@@ -155,16 +143,12 @@ def test_a_playlist_cannot_reach_other_files_or_the_network(tmp_path, small):
         "list.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}/b.ts\n#EXT-X-ENDLIST\n",
         "concat.txt": f"ffconcat version 1.0\nfile '{tmp_path}/other.ts'\n",
     }
-    try:
-        for name, text in playlists.items():
-            (tmp_path / name).write_text(text)
-            with pytest.raises(InputError):
-                annotate(tmp_path / name, tmp_path / "out.mp4", small)
-        with pytest.raises(InputError, match="does not exist"):
-            annotate(f"{address}/c.mp4", tmp_path / "out.mp4", small)
-    finally:
-        server.shutdown()
-    assert requests == []
+    for name, text in playlists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError):
+            annotate(tmp_path / name, tmp_path / "out.mp4", small)
+    with pytest.raises(InputError, match="does not exist"):
+        annotate(f"{address}/c.mp4", tmp_path / "out.mp4", small)
 
 
 def test_outputs_that_are_refused(tmp_path, small):

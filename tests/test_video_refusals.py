@@ -3,9 +3,7 @@
 import re
 import subprocess
 import sys
-import threading
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import av
@@ -199,23 +197,6 @@ CONCAT = "ffconcat version 1.0\nfile '{address}/a.ts'\n"
 
 
 class TestPlaylists:
-    @pytest.fixture
-    def address(self):
-        """Of a server that no one is to ask for anything."""
-        requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                requests.append(self.path)
-                self.send_error(404)
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        server.server_close()
-        assert requests == []
-
     @pytest.mark.parametrize("text", [M3U8, SDP, MPD, CONCAT, "\ufeff" + M3U8])
     @pytest.mark.parametrize("name", ["list.mp4", "list.mkv", "list.txt"])
     def test_are_told_by_how_they_begin(self, tmp_path, address, name, text):
